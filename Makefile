@@ -1,0 +1,70 @@
+# make demo   install into .venv, make a real problem in a disposable container, diagnose and cure it
+# make test   install what the tests need and run them all: pure, live on this kernel, in a VM
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+KERNEL ?= 6.1
+APT := apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300
+PYTEST := $(BIN)/python -m pytest
+# Where a plain shell of root's may not look for what packages bring.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+# What a lab or a reader needs and does not find is then a failure, not a skip.
+LIVE := WHYBOX_LIVE=1
+
+.PHONY: help demo test check pure live vm bench format clean packages
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/installed ## make a problem in a disposable container, diagnose it, cure it (root)
+	@$(BIN)/whybox lab run cpu/throttled
+
+test: check pure live vm ## everything: static checks, pure, live and VM tests (root)
+
+check: $(VENV)/tested ## ruff and mypy --strict
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+pure: $(VENV)/tested ## tests without a kernel, and the doctests: seconds
+	$(PYTEST) -q tests/pure src
+
+live: $(VENV)/tested packages ## readers, labs and real Docker on this host's kernel (root)
+	$(LIVE) $(PYTEST) -q tests/live
+
+# Emulated, a machine is fifteen times as slow: by default it runs what a kernel decides, the labs
+# and real containers. All the others: make vm VMTESTS=tests/live
+VMTESTS ?= tests/live/test_labs.py tests/live/test_docker_cases.py
+
+vm: $(VENV)/tested ## labs and Docker on another kernel: make vm KERNEL=6.1
+	$(BIN)/python -m vm $(KERNEL) --timeout 1500 -- python3 -m pytest -q --timeout 300 $(VMTESTS)
+
+bench: $(VENV)/tested packages ## ratios against peers and against the limit
+	$(BIN)/python -m bench
+
+packages: $(VENV)/tested
+	$(BIN)/python -m tests.live.packages
+
+format: $(VENV)/tested ## write the code in the one form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what make has made here
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# Debian's python3 comes without ensurepip; a pyenv or a container's python has it.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "whybox needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { apt-get update -q && $(APT) python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -U pip
+
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+$(VENV)/tested: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install -q -e '.[dev]'
+	@touch $@ $(VENV)/installed

@@ -1,0 +1,1 @@
+"""Ratios against peers and against the limit, measured in one run: never timed tests."""
