@@ -1,0 +1,1 @@
+"""What the kernel says: one module per kernel file or protocol, reading apart from parsing."""
