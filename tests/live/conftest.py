@@ -1,0 +1,47 @@
+"""The real engine and image, and the rule for what a machine cannot offer."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.live import image as test_image
+from tests.live.engine import Engine, missing
+
+
+def require(reason: str | None) -> None:
+    """Skip for that reason, if there is one; with WHYBOX_LIVE=1 nothing may be skipped."""
+    if reason and os.environ.get("WHYBOX_LIVE") == "1":
+        pytest.fail(reason, pytrace=False)
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _root() -> None:
+    require("needs root" if os.geteuid() else None)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """One Docker engine for the whole run."""
+    require(missing())
+    with Engine() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def image(engine: Engine) -> str:
+    """The name of the test image, which the engine has."""
+    require(test_image.missing())
+    return test_image.load(engine)
+
+
+@pytest.fixture(autouse=True)
+def _no_container_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    # Those of fixtures with a wider scope were there before, and stay.
+    engines = [request.getfixturevalue("engine")] if "engine" in request.fixturenames else []
+    there = [len(engine.started) for engine in engines]
+    yield
+    for engine, before in zip(engines, there, strict=True):
+        engine.rm(*engine.started[before:])
