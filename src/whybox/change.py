@@ -1,0 +1,120 @@
+"""Changes that cure, in the resource's own terms.
+
+Each runtime says the same change in its own commands, and the lab's box applies that very change:
+what is printed is what was proved. A new kind of change is a class here, a line in each runtime
+that can say it, and a line in the box.
+"""
+
+from typing import TypeAlias
+
+from msgspec import Struct
+
+
+class CpuQuota(Struct, frozen=True, tag=True):
+    """May use this many cores, averaged over each period; ``None``: no quota."""
+
+    cores: float | None
+    cgroup: str | None = None
+    """The group, as ``/proc/PID/cgroup`` names it, when it is an ancestor's quota."""
+
+
+class CpuBurst(Struct, frozen=True, tag=True):
+    """May save up this much unused quota and spend it in a later period."""
+
+    burst_usec: int
+
+
+class MemoryLimit(Struct, frozen=True, tag=True):
+    """May hold this much memory."""
+
+    bytes: int
+    cgroup: str | None = None
+    """The group, as ``/proc/PID/cgroup`` names it, when it is an ancestor's limit."""
+
+
+class WithInit(Struct, frozen=True, tag=True):
+    """Run the program under an init that forwards signals and reaps orphans."""
+
+
+class RunAsUser(Struct, frozen=True, tag=True):
+    """Run as a user who is nobody on the host."""
+
+    uid: int
+    gid: int
+
+
+class WithUserNamespace(Struct, frozen=True, tag=True):
+    """Map the container's root to an unprivileged user of the host."""
+
+
+class Volume(Struct, frozen=True, tag=True):
+    """Keep this directory on a volume instead of in the image."""
+
+    path: str
+
+
+class LinkUp(Struct, frozen=True, tag=True):
+    """Switch an interface on; in the container, or at the host's end."""
+
+    interface: str
+    in_container: bool = True
+    gateway: str | None = None
+    """The default route that the kernel dropped with the link, to be put back."""
+
+
+class AddAddress(Struct, frozen=True, tag=True):
+    """Give an interface of the container an address, such as ``10.0.0.2/24``."""
+
+    interface: str
+    address: str
+    gateway: str | None = None
+    """The default route that cannot be without an address, to be put back."""
+
+
+class DefaultRoute(Struct, frozen=True, tag=True):
+    """Send what is not for the container's own network to this gateway."""
+
+    gateway: str
+    interface: str
+
+
+class JoinBridge(Struct, frozen=True, tag=True):
+    """Plug the host's end of the container's interface into a bridge."""
+
+    interface: str
+    bridge: str
+
+
+class IpForward(Struct, frozen=True, tag=True):
+    """Let the host forward packets between its interfaces."""
+
+
+class ListenOn(Struct, frozen=True, tag=True):
+    """The program must listen on this address and port."""
+
+    address: str
+    port: int
+
+
+class InProgram(Struct, frozen=True, tag=True):
+    """Only the program can be changed; the words say how, the lab runs the changed program."""
+
+    do: str
+
+
+Change: TypeAlias = (
+    CpuQuota
+    | CpuBurst
+    | MemoryLimit
+    | WithInit
+    | RunAsUser
+    | WithUserNamespace
+    | Volume
+    | LinkUp
+    | AddAddress
+    | DefaultRoute
+    | JoinBridge
+    | IpForward
+    | ListenOn
+    | InProgram
+)
