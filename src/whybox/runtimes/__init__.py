@@ -1,0 +1,1 @@
+"""Who it belongs to: names and exit records, never a diagnosis."""

@@ -1,0 +1,102 @@
+"""A cure in the words of the target's own runtime: what is printed for the change that is proved.
+
+Diagnosing prints these lines and runs none of them.
+"""
+
+from msgspec import structs
+
+from whybox.change import (
+    AddAddress,
+    Change,
+    CpuBurst,
+    CpuQuota,
+    DefaultRoute,
+    InProgram,
+    IpForward,
+    JoinBridge,
+    LinkUp,
+    ListenOn,
+    MemoryLimit,
+)
+from whybox.kernel.host import Host
+from whybox.kernel.target import Target
+from whybox.model import Cure, Diagnosis, Finding, Report
+from whybox.runtimes import (
+    commands_docker,
+    commands_kernel,
+    commands_kubernetes,
+    commands_systemd,
+)
+from whybox.runtimes.shell import line
+
+
+def commands(target: Target, change: Change, host: Host) -> tuple[str, ...]:
+    """Shell lines, or none where no command can do it: then the advice must."""
+    match change:
+        case ListenOn() | InProgram():
+            return ()
+        case LinkUp() | AddAddress() | DefaultRoute() | JoinBridge() | IpForward():
+            return commands_kernel.network(target, change)
+        case CpuQuota(cgroup=str()) | MemoryLimit(cgroup=str()):
+            # An ancestor is not this container's, nor its engine's, to speak of.
+            return commands_kernel.limit(target, change, host)
+        case _:
+            return _spoken(target, change, host)
+
+
+def _spoken(target: Target, change: commands_docker.Setting, host: Host) -> tuple[str, ...]:
+    if commands_kubernetes.manages(target):
+        return commands_kubernetes.commands(target, change, host)
+    if target.runtime in ("docker", "podman"):
+        return commands_docker.commands(target, change, host)
+    if target.runtime == "systemd":
+        return commands_systemd.commands(target, change, host)
+    match change:
+        case CpuQuota() | CpuBurst() | MemoryLimit() if target.runtime != "self":
+            return commands_kernel.limit(target, change, host)
+        case _:
+            # Nobody here makes containers from options, and from inside the files are read-only.
+            return ()
+
+
+def with_commands(report: Report, host: Host) -> Report:
+    """The report with the commands of every cure, and one that shows whether it helped."""
+    return structs.replace(
+        report, targets=tuple(_with_commands(diagnosis, host) for diagnosis in report.targets)
+    )
+
+
+def _with_commands(diagnosis: Diagnosis, host: Host) -> Diagnosis:
+    target = diagnosis.target
+    findings = tuple(
+        structs.replace(
+            found, cures=tuple(_cure(cure, found, target, host) for cure in found.cures)
+        )
+        for found in diagnosis.findings
+    )
+    return structs.replace(diagnosis, findings=findings)
+
+
+def _cure(cure: Cure, found: Finding, target: Target, host: Host) -> Cure:
+    lines = cure.commands
+    if not lines and cure.change is not None:
+        lines = commands(target, cure.change, host)
+    again = line("whybox", "diagnose", word(target), "--case", found.case)
+    return structs.replace(cure, commands=lines, verify=cure.verify or again)
+
+
+def word(target: Target) -> str:
+    """What to type for this target."""
+    match target.runtime:
+        case "self":
+            return "self"
+        case "process":
+            return f"pid://{target.id}"
+        case "cgroup":
+            return f"cgroup://{target.id}"
+        case "systemd":
+            return f"unit://{target.name}"
+        case _ if target.short_id == target.id:
+            return f"{target.runtime}://{target.id}"  # a box may have any name, even self
+        case _:
+            return target.short_id if target.name == target.id else target.name

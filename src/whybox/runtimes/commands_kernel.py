@@ -1,0 +1,123 @@
+"""Changes in the kernel's own words: a control group's file, an interface of a namespace."""
+
+from typing import TypeAlias, assert_never
+
+from whybox.change import (
+    AddAddress,
+    CpuBurst,
+    CpuQuota,
+    DefaultRoute,
+    IpForward,
+    JoinBridge,
+    LinkUp,
+    MemoryLimit,
+)
+from whybox.kernel import cgroup, cpu
+from whybox.kernel.cgroup import Group
+from whybox.kernel.host import Host, ParseError
+from whybox.kernel.target import Target
+from whybox.runtimes.shell import line, write
+
+Limit: TypeAlias = CpuQuota | CpuBurst | MemoryLimit
+Network: TypeAlias = LinkUp | AddAddress | DefaultRoute | JoinBridge | IpForward
+
+#: The kernel's default (Documentation/scheduler/sched-bwc.rst).
+_PERIOD_USEC = 100_000
+#: v1 says "no limit" as the largest number of whole pages.
+_UNLIMITED_V1 = 1 << 62
+
+
+def limit(target: Target, change: Limit, host: Host) -> tuple[str, ...]:
+    """Lines that write the group's files; none where the group cannot be seen from here."""
+    controller = "memory" if isinstance(change, MemoryLimit) else "cpu"
+    above = None if isinstance(change, CpuBurst) else change.cgroup
+    paths = target.cgroups if above is None else dict.fromkeys(target.cgroups, above)
+    group = cgroup.group(host, paths, controller)
+    if group is None or group.path == "/" or not host.exists(group.directory):
+        return ()
+    match change:
+        case CpuQuota():
+            return (_quota(host, group, change.cores),)
+        case CpuBurst():
+            name = "cpu.cfs_burst_us" if group.version == 1 else "cpu.max.burst"
+            return (write(change.burst_usec, group.file(name)),)
+        case MemoryLimit():
+            return _memory(host, group, change.bytes)
+        case _:
+            assert_never(change)
+
+
+def _quota(host: Host, group: Group, cores: float | None) -> str:
+    name, unlimited = ("cpu.cfs_quota_us", "-1") if group.version == 1 else ("cpu.max", "max")
+    quota = unlimited if cores is None else round(cores * _period_usec(host, group))
+    return write(quota, group.file(name))  # cpu.max keeps its period where only a quota is written
+
+
+def _period_usec(host: Host, group: Group) -> int:
+    try:
+        said = cpu.max_(host, group)
+    except ParseError:
+        said = None
+    return _PERIOD_USEC if said is None else said.period_usec
+
+
+def _memory(host: Host, group: Group, size: int) -> tuple[str, ...]:
+    if group.version == 2:
+        return (write(size, group.file("memory.max")),)
+    raised = write(size, group.file("memory.limit_in_bytes"))
+    swap = swap_bytes(host, group)
+    both = group.file("memory.memsw.limit_in_bytes")
+    if swap is None or size + swap <= (host.optional_number(both) or 0):
+        return (raised,)
+    # v1 refuses a memory limit above that of memory and swap: the sum is raised first.
+    return (write(size + swap, both), raised)
+
+
+def swap_bytes(host: Host, group: Group) -> int | None:
+    """How much swap the group may use besides its memory; ``None``: unlimited or not known."""
+    try:
+        if group.version == 2:
+            return host.optional_number(group.file("memory.swap.max"))
+        both = host.optional_number(group.file("memory.memsw.limit_in_bytes"))
+        alone = host.optional_number(group.file("memory.limit_in_bytes"))
+    except ParseError:
+        return None
+    if both is None or alone is None or both >= _UNLIMITED_V1:
+        return None
+    return both - alone
+
+
+def network(target: Target, change: Network) -> tuple[str, ...]:
+    """Lines for the interfaces, within the target's network namespace or at the host's end."""
+    match change:
+        case LinkUp(interface=name, in_container=False):
+            return (line("ip", "link", "set", name, "up"),)
+        case LinkUp(interface=name):
+            up = _inside(target, "link", "set", name, "up")
+            return up + _default_route(target, name, change.gateway)
+        case AddAddress(interface=name):
+            added = _inside(target, "address", "add", change.address, "dev", name)
+            return added + _default_route(target, name, change.gateway)
+        case DefaultRoute():
+            return _default_route(target, change.interface, change.gateway)
+        case JoinBridge():
+            return (line("ip", "link", "set", change.interface, "master", change.bridge),)
+        case IpForward():
+            return (line("sysctl", "-w", "net.ipv4.ip_forward=1"),)
+        case _:
+            assert_never(change)
+
+
+def _default_route(target: Target, interface: str, gateway: str | None) -> tuple[str, ...]:
+    """What the kernel drops with an interface's link or address; nothing without a gateway."""
+    if gateway is None:
+        return ()
+    return _inside(target, "route", "replace", "default", "via", gateway, "dev", interface)
+
+
+def _inside(target: Target, *words: str) -> tuple[str, ...]:
+    if target.runtime == "self":
+        return (line("ip", *words),)
+    if target.init is None:
+        return ()
+    return (line("nsenter", "-t", str(target.init.pid), "-n", "ip", *words),)
