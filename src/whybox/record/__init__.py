@@ -1,0 +1,1 @@
+"""Keeping what was observed, to be judged later or elsewhere."""
