@@ -1,0 +1,1 @@
+"""How it is shown: views take data and never read the kernel."""
