@@ -1,0 +1,271 @@
+"""Out of CPU quota, not out of CPU: ``nr_throttled`` over one window, here or at an ancestor."""
+
+import math
+
+from msgspec import Struct
+
+from whybox.change import CpuBurst, CpuQuota
+from whybox.kernel import cpu, cpudemand
+from whybox.kernel.cpu import Max, Stat
+from whybox.kernel.cpudemand import Demand
+from whybox.kernel.host import Host
+from whybox.kernel.target import Target
+from whybox.model import (
+    Case,
+    Certainty,
+    Cure,
+    Evidence,
+    Finding,
+    RuledOut,
+    Safety,
+    Severity,
+    Verdict,
+    Watch,
+    clear,
+    unknown,
+)
+from whybox.needs import living, own_group
+
+#: Stopped in fewer of its periods than this, or for less of the time, nobody notices.
+LEAST_SHARE_OF_PERIODS = 0.05
+LEAST_SHARE_OF_TIME = 0.02
+
+
+class Level(Struct, frozen=True, kw_only=True):
+    """One group on the way from the container up to the root."""
+
+    path: str
+    limit: Max | None
+    before: Stat | None
+    after: Stat | None
+
+
+class Observation(Struct, frozen=True, kw_only=True):
+    """The container's group first, then its ancestors."""
+
+    elapsed_ns: int
+    levels: tuple[Level, ...]
+    used_usec: int | None
+    demand: Demand | None
+    cpus: int
+
+
+def observe(host: Host, target: Target) -> Watch[Observation]:
+    """Read every group on the way up, before and after."""
+    group = target.group(host, "cpu")
+    if group is None:
+        raise OSError("the cpu control group of it cannot be seen from here")
+    acct = target.group(host, "cpuacct") or group
+    groups = tuple(group.lineage())
+    started = host.monotonic_ns()
+    before = [cpu.stat(host, g) for g in groups]
+    used = cpu.usage_usec(host, acct)
+    threads = cpudemand.sample(host, group)
+    yield
+    after = [cpu.stat(host, g) for g in groups]
+    elapsed_ns = host.monotonic_ns() - started
+    return Observation(
+        elapsed_ns=elapsed_ns,
+        levels=tuple(
+            Level(path=g.path, limit=cpu.max_(host, g), before=b, after=a)
+            for g, b, a in zip(groups, before, after, strict=True)
+        ),
+        used_usec=_difference(used, cpu.usage_usec(host, acct)),
+        demand=cpudemand.demand(threads, cpudemand.sample(host, group), elapsed_ns),
+        cpus=cpu.online(host),
+    )
+
+
+def _difference(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
+
+
+class Throttling(Struct, frozen=True, kw_only=True):
+    """One level's difference over the window."""
+
+    level: Level
+    own: bool
+    periods: int
+    throttled: int
+    stopped_usec: int
+    quota_usec: int
+    period_usec: int
+
+    @property
+    def cores(self) -> float:
+        """The quota as a number of CPUs."""
+        return self.quota_usec / self.period_usec
+
+
+def judge(seen: Observation) -> Finding:
+    """Found where a quota stopped it in this window, long enough to matter."""
+    limited = [t for t in _throttlings(seen) if t is not None]
+    if not limited:
+        return clear("No CPU quota, here or above it.")
+    longest = max(limited, key=lambda t: t.period_usec)
+    if seen.elapsed_ns < 2_000 * longest.period_usec:
+        return unknown(
+            f"a window of {seen.elapsed_ns / 1e9:.1f} s is too short to see throttling: "
+            "ask with --window 2s"
+        )
+    worst = max(limited, key=lambda t: t.stopped_usec)
+    if not _matters(worst, seen):
+        return clear(_harmless(worst, seen), evidence=_evidence(worst))
+    return _found(worst, seen)
+
+
+def _throttlings(seen: Observation) -> list[Throttling | None]:
+    return [_throttling(level, own=level is seen.levels[0]) for level in seen.levels]
+
+
+def _throttling(level: Level, *, own: bool) -> Throttling | None:
+    limit, before, after = level.limit, level.before, level.after
+    if limit is None or limit.quota_usec is None or before is None or after is None:
+        return None
+    return Throttling(
+        level=level,
+        own=own,
+        periods=after.nr_periods - before.nr_periods,
+        throttled=after.nr_throttled - before.nr_throttled,
+        stopped_usec=after.throttled_usec - before.throttled_usec,
+        quota_usec=limit.quota_usec,
+        period_usec=limit.period_usec,
+    )
+
+
+def _matters(worst: Throttling, seen: Observation) -> bool:
+    if worst.throttled <= 0 or worst.periods <= 0:
+        return False
+    often = worst.throttled / worst.periods >= LEAST_SHARE_OF_PERIODS
+    long = worst.stopped_usec * 1000 >= LEAST_SHARE_OF_TIME * seen.elapsed_ns
+    # An ancestor may be stopped for what a neighbour used; that hurts only who wanted to run.
+    return often and long and (worst.own or _wanted_cores(seen) >= 0.01)
+
+
+def _wanted_cores(seen: Observation) -> float:
+    used = (seen.used_usec or 0) * 1000
+    wanted = used if seen.demand is None else seen.demand.run_ns + seen.demand.run_delay_ns
+    return max(used, wanted) / seen.elapsed_ns
+
+
+def _used_cores(seen: Observation) -> float:
+    return (seen.used_usec or 0) * 1000 / seen.elapsed_ns
+
+
+def _harmless(worst: Throttling, seen: Observation) -> str:
+    where = "its quota" if worst.own else f"the quota of {worst.level.path}"
+    if worst.throttled and not worst.own and _wanted_cores(seen) < 0.01:
+        return f"The quota of {worst.level.path} is used up by others; it wanted no CPU itself."
+    return (
+        f"Stopped in {worst.throttled} of {worst.periods} periods by {where} of "
+        f"{worst.cores:.2f} cores: {worst.stopped_usec / 1000:.0f} ms in all."
+    )
+
+
+def _found(worst: Throttling, seen: Observation) -> Finding:
+    share = worst.throttled / worst.periods
+    seconds = seen.elapsed_ns / 1e9
+    whose = "" if worst.own else f" of its parent {worst.level.path}"
+    return Finding(
+        verdict=Verdict.FOUND,
+        certainty=Certainty.CONFIRMED,
+        severity=Severity.CRITICAL if share >= 0.5 else Severity.WARNING,
+        summary=(
+            f"It ran out of the CPU quota{whose}, not of CPU: stopped in {worst.throttled} of "
+            f"{worst.periods} periods, {worst.stopped_usec / 1e6:.2f} s of waiting in these "
+            f"{seconds:.1f} s, while it used {_used_cores(seen):.2f} of the {worst.cores:.2f} "
+            "cores allowed."
+        ),
+        evidence=_evidence(worst),
+        ruled_out=_ruled_out(worst, seen),
+        cures=_cures(worst, seen),
+    )
+
+
+def _evidence(worst: Throttling) -> tuple[Evidence, ...]:
+    stat, limit = worst.level.after, worst.level.limit
+    if stat is None or limit is None:
+        return ()
+    return (
+        Evidence(
+            stat.file,
+            f"nr_periods +{worst.periods}, nr_throttled +{worst.throttled}, "
+            f"throttled +{worst.stopped_usec} us",
+        ),
+        Evidence(
+            limit.file,
+            f"{worst.quota_usec} us of every {worst.period_usec} us = {worst.cores:.2f} cores",
+        ),
+    )
+
+
+def _ruled_out(worst: Throttling, seen: Observation) -> tuple[RuledOut, ...]:
+    other = [t for t in _throttlings(seen) if t is not None and t.level is not worst.level]
+    return (
+        RuledOut(
+            "cpu/starved",
+            "contention for CPUs throttles nothing: nr_throttled moves only when a quota is spent",
+        ),
+        RuledOut(
+            "another group's quota",
+            "none of the other groups on the way to the root has one"
+            if not other
+            else "; ".join(f"{t.level.path}: stopped in {t.throttled} periods" for t in other),
+        ),
+        RuledOut(
+            "throttling in the past",
+            f"counted over this window only, {worst.throttled} of {worst.periods} periods",
+        ),
+    )
+
+
+def _cures(worst: Throttling, seen: Observation) -> tuple[Cure, ...]:
+    bursty = _used_cores(seen) < 0.8 * worst.cores
+    cores = _enough(worst, seen)
+    raise_quota = Cure(
+        advice=(
+            f"Allow {cores:g} cores. "
+            + (
+                f"On average it uses only {_used_cores(seen):.2f}; it is its peaks that hit the "
+                "quota of one period."
+                if bursty
+                else f"It asked for {_wanted_cores(seen):.2f}."
+            )
+            + " Or run fewer threads at once than the quota pays for."
+        ),
+        change=CpuQuota(cores, cgroup=None if worst.own else worst.level.path),
+        safety=Safety.LOW_RISK,
+    )
+    limit = worst.level.limit
+    if not bursty or not worst.own or limit is None or limit.burst_usec is None:
+        return (raise_quota,)
+    burst = Cure(
+        advice="Or let it save unused quota for its peaks, at the same average.",
+        change=CpuBurst(worst.quota_usec),
+        safety=Safety.LOW_RISK,
+    )
+    return (raise_quota, burst)
+
+
+def _enough(worst: Throttling, seen: Observation) -> float:
+    """Cores with which it would not have been stopped, in tenths, at most what there is."""
+    active = 0 if seen.demand is None else seen.demand.active_threads
+    # Threads that came and went left no account, but each CPU that was stopped had one waiting.
+    stopped = worst.stopped_usec * 1000 / seen.elapsed_ns
+    wanted = max(_wanted_cores(seen), stopped + (_used_cores(seen) if worst.own else worst.cores))
+    # Demand over the window hides the peaks, in which all active threads want to run at once.
+    peak = max(wanted * 1.15, float(active), worst.cores * 1.2)
+    return min(math.ceil(peak * 10) / 10, float(seen.cpus))
+
+
+CASE = Case(
+    title="Out of CPU quota, not out of CPU",
+    question="Why is it slow although the CPU looks idle?",
+    question_zh="怎么限制容器的 CPU 使用?为什么被限流?",
+    lesson="05",
+    needs=(living, own_group("cpu")),
+    observation=Observation,
+    observe=observe,
+    judge=judge,
+    explains=("cpu/starved",),
+)
