@@ -1,0 +1,76 @@
+"""A program that does nothing, as root: that alone is the state."""
+
+import os
+from collections.abc import Callable
+
+from whybox.lab import workload
+from whybox.lab.box import Box, Program
+from whybox.lab.lab import Lab
+from whybox.model import Finding
+
+#: CAP_SYS_ADMIN beside what engines leave to root (CapEff 00000000a80425fb).
+WITH_SYS_ADMIN = 0xA80425FB | 1 << 21
+
+
+def dropping() -> Program:
+    """A launcher that stays root, while the child that does the work becomes uid 1000."""
+
+    def program() -> Program:
+        if os.fork() == 0:
+            os.setgid(1000)
+            os.setuid(1000)
+        return workload.idle()
+
+    return program
+
+
+def _as(uid: int, gid: int) -> Callable[[Box], None]:
+    def scenario(box: Box) -> None:
+        box.user(uid, gid)
+        box.start(workload.idle())
+
+    return scenario
+
+
+def _user_namespace(box: Box) -> None:
+    box.user_namespace()
+    box.start(workload.idle())
+
+
+def _launcher(box: Box) -> None:
+    box.user(0, 0)
+    box.start(dropping())
+
+
+def _capabilities(kept: int) -> Callable[[Box], None]:
+    def scenario(box: Box) -> None:
+        box.user(0, 0)
+        box.keep_caps(kept)
+        box.start(workload.idle())
+
+    return scenario
+
+
+def _numbers(finding: Finding) -> str | None:
+    """The uid that it was started as."""
+    if "uid 0 inside is uid 0 outside" not in finding.summary:
+        return f"does not say which uid: {finding.summary}"
+    read = [e for e in finding.evidence if e.says.endswith("effective uid 0")]
+    return None if len(read) == 1 else f"not one process with effective uid 0: {read}"
+
+
+LAB = Lab(
+    healthy=_as(1000, 1000),
+    reproduce=_as(0, 0),
+    look_alikes={
+        "root of a user namespace, who is uid 100000 outside": _user_namespace,
+        "uid 1000 in the group 0": _as(1000, 0),
+    },
+    variants={
+        "a launcher that stays root": _launcher,
+        "root without any capability": _capabilities(0),
+        "root with SYS_ADMIN": _capabilities(WITH_SYS_ADMIN),
+    },
+    numbers=_numbers,
+    window_seconds=0.5,
+)
