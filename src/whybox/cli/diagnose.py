@@ -1,0 +1,106 @@
+"""``whybox diagnose``: say why a container is slow, stuck, killed or cut off."""
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Callable
+
+from whybox.cli import FOUND, NOTHING, OK, USAGE, Failure, choices
+from whybox.diagnose import diagnose, judge
+from whybox.kernel.host import Host
+from whybox.model import AnyCase, Report, Severity
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument("target", nargs="*", help="a name, an id, pid://1, cgroup:///x, self, …")
+    parser.add_argument("--all", action="store_true", help="every container of this machine")
+    choices.add_window(parser)
+    choices.add_cases(parser)
+    choices.add_output(parser, "text", "json", "md")
+    parser.add_argument(
+        "--fail-on",
+        choices=[s.value for s in Severity],
+        help="exit with 1 when something at least this severe is found",
+    )
+    parser.add_argument("--from", dest="file", help="judge what whybox capture kept in this file")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="show all at length, clear cases too"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Diagnose, print, and tell by the exit status whether to worry."""
+    if not arguments.file:
+        choices.whom(arguments.target, everything=arguments.all)
+    elif arguments.target or arguments.all:
+        raise Failure("--from judges what is in the file: name no container beside it", USAGE)
+    cases = choices.chosen(arguments.area, arguments.case)
+    report = _recorded(arguments, cases) if arguments.file else _live(arguments, cases)
+    print(_shown(report, arguments))
+    return _status(report, arguments.fail_on)
+
+
+def _recorded(arguments: argparse.Namespace, cases: dict[str, AnyCase]) -> Report:
+    from whybox.record import capture
+    from whybox.runtimes.commands import with_commands
+
+    try:
+        kept = capture.read(arguments.file, cases)
+    except capture.RecordingError as error:
+        raise Failure(str(error)) from None
+    return with_commands(judge(kept.window, cases), kept.host)
+
+
+def _live(arguments: argparse.Namespace, cases: dict[str, AnyCase]) -> Report:
+    from whybox.runtimes.commands import with_commands
+
+    host = Host(window_seconds=arguments.window)
+    targets = choices.resolved(host, arguments.target, everything=arguments.all)
+    if not targets:
+        raise Failure("no container is running here")
+    return with_commands(diagnose(host, targets, cases, wait=waiting()), host)
+
+
+def waiting() -> Callable[[float], None]:
+    """Wait for the window; on a terminal, say so."""
+    if not sys.stderr.isatty():
+        return time.sleep
+
+    def wait(seconds: float) -> None:
+        if seconds >= 1:
+            print(f"watching for {seconds:g} s …", end="\r", file=sys.stderr, flush=True)
+        time.sleep(seconds)
+        if seconds >= 1:
+            print(" " * 40, end="\r", file=sys.stderr, flush=True)
+
+    return wait
+
+
+def _shown(report: Report, arguments: argparse.Namespace) -> str:
+    if arguments.output == "json":
+        from whybox.views import json
+
+        return json.report(report)
+    if arguments.output == "md":
+        from whybox.views import markdown
+
+        return markdown.report(report)
+    from whybox.views import text
+
+    width = shutil.get_terminal_size((110, 40)).columns
+    style = text.Style(colour=choices.colour(sys.stdout.isatty()), width=min(width, 120))
+    return text.report(report, style, verbose=arguments.verbose)
+
+
+def _status(report: Report, fail_on: str | None) -> int:
+    from whybox.model import Verdict
+
+    findings = [f for d in report.targets for f in d.findings]
+    worst = report.worst()
+    if fail_on is not None and worst is not None and worst.rank >= Severity(fail_on).rank:
+        return FOUND
+    if findings and all(f.verdict is Verdict.UNKNOWN for f in findings):
+        return NOTHING
+    return OK
