@@ -114,6 +114,18 @@ def unknown(reason: str, *, evidence: tuple[Evidence, ...] = ()) -> Finding:
     )
 
 
+def ago(seconds: float) -> str:
+    """How long ago something was, as a sentence says it.
+
+    >>> ago(119), ago(120), ago(-1)
+    ('119 s', '2 min', '0 s')
+    """
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
 O = TypeVar("O")  # noqa: E741 -- an observation
 
 #: A watch reads what it must, yields once for the window that all watches share, and reads again.

@@ -212,9 +212,3 @@ def keyed(file: str, text: str) -> dict[str, int]:
         except ValueError:
             raise ParseError(file, line) from None
     return values
-
-
-def read_keyed(host: Host, group: Group, name: str) -> dict[str, int]:
-    """A flat keyed file of the group."""
-    file = group.file(name)
-    return keyed(file, host.text(file))

@@ -211,13 +211,6 @@ def wait_channel(host: Host, pid: int, tid: int | None = None) -> str | None:
     return None if said in (None, "", "0") else said
 
 
-def syscall_number(host: Host, pid: int, tid: int | None = None) -> int | None:
-    """The system call a task is in; ``None`` if it runs in user space or may not be looked at."""
-    file = f"/proc/{pid}/syscall" if tid is None else f"/proc/{pid}/task/{tid}/syscall"
-    said = (host.optional_text(file) or "").split(" ")[0]
-    return int(said) if said.isdigit() else None
-
-
 def thread_ids(host: Host, pid: int) -> tuple[int, ...]:
     """The threads of a process."""
     return tuple(sorted(int(name) for name in host.names(f"/proc/{pid}/task")))

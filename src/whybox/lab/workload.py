@@ -187,20 +187,6 @@ def allocate(bytes: int, hold: bool = True) -> Program:
     return program
 
 
-def child_allocates(bytes: int) -> Program:
-    """A child touches that much memory; PID 1 stays, whatever becomes of the child."""
-
-    def child() -> None:
-        memory = _touched(bytes)
-        while memory:
-            signal.pause()
-
-    def program() -> None:
-        _parent_of([_child(child)])
-
-    return program
-
-
 def append_once(path: str, after_s: float) -> Program:
     """After a while it appends one byte to a file."""
 

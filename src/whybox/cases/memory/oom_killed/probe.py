@@ -23,6 +23,7 @@ from whybox.model import (
     Severity,
     Verdict,
     Watch,
+    ago,
     clear,
     unknown,
 )
@@ -99,15 +100,7 @@ def _when(kill: OomKill, seen: Observation) -> str:
     many = f" (killed {seen.times} times in all)" if seen.times > 1 else ""
     if seen.in_window(kill):
         return f" in this window{many}"
-    return many if age is None else f" {_ago(age)} ago{many}"
-
-
-def _ago(usec: int) -> str:
-    seconds = usec / 1e6
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return many if age is None else f" {ago(age / 1e6)} ago{many}"
 
 
 def _whose(kill: OomKill, seen: Observation) -> str:
@@ -278,7 +271,7 @@ def _silent(seen: Observation) -> str:
 def _past(kill: OomKill, seen: Observation) -> Finding:
     level, age = seen.level(kill.oom_memcg), seen.age_usec(kill)
     now = None if level is None else level.memory.limit_bytes
-    last = "" if age is None else f", last {_ago(age)} ago"
+    last = "" if age is None else f", last {ago(age / 1e6)} ago"
     at = "" if kill.limit_bytes is None else f" at a limit of {_mib(kill.limit_bytes)}"
     whose = "the limit" if seen.is_own(kill.oom_memcg) else f"the limit of {kill.oom_memcg}"
     swap = " with more swap" if now is not None and now == kill.limit_bytes else ""

@@ -23,6 +23,7 @@ from whybox.model import (
     Severity,
     Verdict,
     Watch,
+    ago,
     clear,
     unknown,
 )
@@ -157,12 +158,12 @@ def _history(seen: Observation) -> str:
     earlier = [(w.before, f) for w in seen.mounts if w.before for f in w.before.files]
     if not earlier:
         return ""
-    ago = min(before.began_ns - (f.btime_ns or f.landed_ns) for before, f in earlier)
+    since = min(before.began_ns - (f.btime_ns or f.landed_ns) for before, f in earlier)
     count = sum(w.before.count for w in seen.mounts if w.before)
     size = _size(sum(f.contents_bytes for _, f in earlier))
     last = "which was" if count == 1 else "the last"
     return (
-        f"; {_files(count)} of {size} copied up before it, {last} {_ago(ago)} ago: that "
+        f"; {_files(count)} of {size} copied up before it, {last} {ago(since / 1e9)} ago: that "
         "happens once a file, and slows nothing now"
     )
 
@@ -291,14 +292,6 @@ def _size(size: int) -> str:
     if size < 1024:
         return f"{size} bytes"
     return f"{size / MIB:.0f} MiB" if size >= MIB else f"{size / 1024:.0f} KiB"
-
-
-def _ago(ns: int) -> str:
-    seconds = max(0, ns) / 1e9
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 CASE = Case(
