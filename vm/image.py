@@ -27,8 +27,8 @@ PACKAGES = (
     "libc6-dev",
     "e2fsprogs",
 )
-CHECKERS = ("mypy", "ruff", "types-")
-"""Development dependencies that only read the source: the guest runs it."""
+CHECKERS = ("mypy", "ruff", "types-", "ziglang")
+"""Development dependencies that only read or compile the source: the guest runs it."""
 DISK_SIZE = "6G"
 """The file is sparse; the room is for what containers write."""
 UNNEEDED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/lib/apt/lists")

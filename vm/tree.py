@@ -33,6 +33,14 @@ def pack(tree: Path, command: Sequence[str], disk: Path) -> None:
 
 
 def files(tree: Path) -> list[str]:
+    """What git knows or would add, and the compiled BPF programs, which it ignores: the guest has
+    no compiler for them."""
+    built = (str(file.relative_to(tree)) for file in tree.glob("src/**/*.bpf.o"))
+    return sorted({*sources(tree), *built})
+
+
+def sources(tree: Path) -> list[str]:
+    """What git knows or would add."""
     git = ("git", "-c", "safe.directory=*", "-C", tree)  # the tree may be another user's
     listed = run(*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     names = sorted(set(listed.split("\0")) - {""})

@@ -126,6 +126,18 @@ def explained(error: OSError) -> str:
     return f"tracepoints could not be switched on: {error.strerror or error}"
 
 
+def has_event(host: Host, place: str) -> bool:
+    """Whether the kernel has that tracepoint, such as ``sched/sched_switch``."""
+    with _tracefs(host) as root:
+        return host.exists(f"{root}/events/{place}/id")
+
+
+def event_id(host: Host, place: str) -> int:
+    """The number by which ``perf_event_open(2)`` knows a tracepoint."""
+    with _tracefs(host) as root, open(f"{root}/events/{place}/id", "rb") as file:
+        return int(file.read())
+
+
 @contextmanager
 def events(
     host: Host, names: Iterable[str], filters: Mapping[str, str] | None = None

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Whom a sensor watches. User space (kernel/bpf/scope.py) puts each container into `scopes` under
+ * what the kernel knows it by: the id of a control group, the inode of a pid or network namespace,
+ * or a process. `slot_of` and its kin answer with the container's number, from 1 on; 0: nobody's.
+ *
+ * A task is in a container's group or in one below it. So the group is climbed from the task's own
+ * up to the levels at which containers are, which `rules` tell, one for each tree and level.
+ */
+#ifndef WHYBOX_SCOPE_H
+#define WHYBOX_SCOPE_H
+
+#include "core.h"
+
+enum scope_kind { SCOPE_CGROUP = 1, SCOPE_PIDNS = 2, SCOPE_PROCESS = 3, SCOPE_NETNS = 4 };
+
+/* Trees: the unified one, or that of a v1 controller. */
+enum scope_tree { TREE_UNIFIED, TREE_PIDS, TREE_MEMORY, TREE_CPU, TREE_FREEZER };
+
+#define MOST_RULES 8
+#define MOST_CLIMBS 12
+
+struct scope_key {
+	u64 id;
+	u32 kind;
+	u32 tree;
+};
+
+struct scope_rules {
+	u32 everybody; /* the whole host, in slot 1 */
+	u32 kinds; /* a bit for each kind in use */
+	u32 count;
+	u32 generation; /* another one each time that somebody is added */
+	u32 one_tree; /* all the rules are for the tree of the first */
+	struct {
+		u32 tree;
+		s32 level;
+	} rule[MOST_RULES];
+};
+
+struct {
+	HASH_OF(struct scope_key, u32, 4096);
+} scopes SEC(".maps");
+
+struct {
+	ARRAY_OF(struct scope_rules, 1);
+} rules SEC(".maps");
+
+/*
+ * What was found for a task's group, by the group's serial number, which the kernel never gives
+ * again. It is one word, serial:40 generation:12 slot:12, so that it is read and written whole:
+ * a program may be interrupted by another on the same CPU.
+ */
+#define MOST_REMEMBERED 64
+#define MOST_SLOTS 4096
+
+struct {
+	PERCPU_ARRAY_OF(u64, MOST_REMEMBERED);
+} remembered SEC(".maps");
+
+INLINE struct scope_rules *scope_rules(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&rules, &zero);
+}
+
+INLINE u32 slot_at(u64 id, u32 kind, u32 tree)
+{
+	struct scope_key key = { .id = id, .kind = kind, .tree = tree };
+	u32 *slot = bpf_map_lookup_elem(&scopes, &key);
+
+	return slot ? *slot : 0;
+}
+
+INLINE struct cgroup_subsys_state *css_of(struct css_set *set, u32 number)
+{
+	struct cgroup_subsys_state *css = NULL;
+
+	bpf_probe_read_kernel(&css, sizeof(css),
+			      (void *)__builtin_preserve_access_index(&set->subsys) + 8 * number);
+	return css;
+}
+
+/* A task's place in one tree; what it points to may be NULL. */
+INLINE struct cgroup_subsys_state *css_in(struct css_set *set, u32 tree)
+{
+	switch (tree) {
+	case TREE_PIDS:
+		return css_of(set, ENUM_VALUE(enum cgroup_subsys_id, pids_cgrp_id));
+	case TREE_MEMORY:
+		return css_of(set, ENUM_VALUE(enum cgroup_subsys_id, memory_cgrp_id));
+	case TREE_CPU:
+		return css_of(set, ENUM_VALUE(enum cgroup_subsys_id, cpu_cgrp_id));
+	case TREE_FREEZER:
+		return css_of(set, ENUM_VALUE(enum cgroup_subsys_id, freezer_cgrp_id));
+	}
+	/* A group's own css is not one of a controller's. */
+	return (void *)__builtin_preserve_access_index(&READ(set, dfl_cgrp)->self);
+}
+
+/* The slot of a group in one tree, by the rule for one level; 0: it is nobody's. */
+INLINE u32 slot_of_group(struct cgroup *group, u32 tree, s32 level)
+{
+	s32 here = group ? READ(group, level) : -1;
+
+	for (int climb = 0; climb < MOST_CLIMBS && here > level; climb++, here--)
+		group = READ(READ(group, self.parent), cgroup);
+	if (here != level)
+		return 0;
+	return slot_at(READ(READ(group, kn), id), SCOPE_CGROUP, tree);
+}
+
+INLINE u32 pidns_of(struct task_struct *task)
+{
+	struct pid *pid = READ(task, thread_pid);
+	struct pid_namespace *ns = NULL;
+	u32 level = READ(pid, level);
+
+	bpf_probe_read_kernel(&ns, sizeof(ns),
+			      (void *)__builtin_preserve_access_index(&pid->numbers[0].ns) +
+				      __builtin_preserve_type_info(*(struct upid *)0, 1) * level);
+	return READ(ns, ns.inum);
+}
+
+INLINE u32 slot_by_groups(struct scope_rules *all, struct css_set *set)
+{
+	u32 slot = 0;
+
+	for (int i = 0; i < MOST_RULES && !slot; i++) {
+		u32 tree;
+
+		if (i >= all->count)
+			break;
+		tree = all->rule[i].tree;
+		slot = slot_of_group(READ(css_in(set, tree), cgroup), tree, all->rule[i].level);
+	}
+	return slot;
+}
+
+INLINE u32 slot_by_memory(struct scope_rules *all, struct css_set *set)
+{
+	u64 serial = READ(css_in(set, all->rule[0].tree), serial_nr);
+	u64 key = serial << 24 | (u64)(all->generation & 0xfff) << 12;
+	u32 at = serial & (MOST_REMEMBERED - 1), slot;
+	u64 *known = bpf_map_lookup_elem(&remembered, &at), word;
+
+	if (!known)
+		return 0;
+	word = *known;
+	if ((word & ~0xfffULL) == key)
+		return word & 0xfff;
+	slot = slot_by_groups(all, set);
+	*known = key | slot;
+	return slot;
+}
+
+/* The slot of a task's container by its control group, namespace or process; 0: nobody's. */
+INLINE u32 slot_of(struct task_struct *task)
+{
+	struct scope_rules *all = scope_rules();
+	u32 slot = 0;
+
+	if (!all)
+		return 0;
+	if (all->everybody)
+		return 1;
+	if (all->kinds & (1 << SCOPE_CGROUP)) {
+		struct css_set *set = READ(task, cgroups);
+
+		slot = all->one_tree ? slot_by_memory(all, set) : slot_by_groups(all, set);
+	}
+	if (!slot && all->kinds & (1 << SCOPE_PIDNS))
+		slot = slot_at(pidns_of(task), SCOPE_PIDNS, 0);
+	if (!slot && all->kinds & (1 << SCOPE_PROCESS))
+		slot = slot_at(READ(task, tgid), SCOPE_PROCESS, 0);
+	return slot;
+}
+
+INLINE u32 slot_of_net(u32 inode)
+{
+	return slot_at(inode, SCOPE_NETNS, 0);
+}
+
+#endif
