@@ -6,6 +6,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from whybox.kernel import capability, cgroup, kmsg, task, tracefs
+from whybox.kernel.bpf import ability
 from whybox.kernel.cgroup import UNIFIED
 from whybox.kernel.host import Host
 from whybox.kernel.namespace import INITIAL, host_namespaces, namespace
@@ -95,10 +96,16 @@ def _tracing(host: Host) -> Sight:
     )
 
 
-def _types(host: Host) -> Sight:
-    there = host.exists("/sys/kernel/btf/vmlinux")
-    gap = None if there else "this kernel tells no types (CONFIG_DEBUG_INFO_BTF)"
-    return Sight(what="BTF", lets="BPF sensors", gap=gap, says="there")
+def _programs(host: Host) -> Sight:
+    lets = "signals, OOM kills and copy-ups as they happen; whybox trace"
+    gap = ability.why_not(host)
+    return Sight(what="BPF", lets=lets, gap=gap, says="types and libbpf are there")
+
+
+def _probes(host: Host) -> Sight:
+    there = host.exists(ability.KPROBES)
+    gap = None if there else "this kernel has none (CONFIG_KPROBES): tracepoints are used alone"
+    return Sight(what="kprobes", lets="whybox trace functions", gap=gap, says="there")
 
 
 def _namespaces(host: Host) -> Sight:
@@ -119,5 +126,6 @@ _LOOKS: tuple[Callable[[Host], Sight], ...] = (
     _namespaces,
     _log,
     _tracing,
-    _types,
+    _programs,
+    _probes,
 )

@@ -20,6 +20,7 @@ PACKAGES: dict[str, str | None] = {
     "tini": "docker-init",
     "gcc": "gcc",
     "libc6-dev": None,
+    "libbpf1": None,
 }
 POLICY = Path("/usr/sbin/policy-rc.d")
 

@@ -12,6 +12,8 @@ import pytest
 
 from tests.live.conftest import require
 from whybox.kernel import signals, task, tracefs, zombie
+from whybox.kernel.bpf import objects
+from whybox.kernel.finding import myself
 from whybox.kernel.host import Host
 from whybox.kernel.libc import set_name
 from whybox.kernel.mountinfo import mounts
@@ -120,10 +122,14 @@ def test_a_tracepoint_that_is_not_there_is_a_reason_and_leaves_nothing() -> None
     assert instances() == before
 
 
-def test_the_signals_of_a_window_are_shared_and_kept() -> None:
-    host = Host(window_seconds=1.0)
+def test_without_a_sensor_the_signals_of_a_window_are_read_as_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where there is no BPF: shared, kept, and gone with the last who watches."""
+    monkeypatch.setattr(objects, "SENSORS", Path("/nonexistent"))
+    host, me = Host(window_seconds=1.0), myself(Host())
     before = instances()
-    with signals.watch(host) as one, signals.watch(host) as other:
+    with signals.watch(host, me) as one, signals.watch(host, me) as other:
         assert len(instances()) == len(before) + 1
         os.kill(os.getpid(), signal.SIGWINCH)
         for watched in (one, other):
@@ -135,7 +141,7 @@ def test_the_signals_of_a_window_are_shared_and_kept() -> None:
 
 def test_a_window_of_no_length_attaches_nothing() -> None:
     before = instances()
-    with signals.watch(Host()) as watched:
+    with signals.watch(Host(), myself(Host())) as watched:
         assert watched.reason is not None
         assert instances() == before
     assert watched.sent_to(os.getpid()) == ()

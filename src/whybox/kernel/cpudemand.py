@@ -17,7 +17,7 @@ from whybox.kernel.task import Schedstat, schedstat
 MOST_THREADS = 512
 
 
-_NOTHING = Schedstat(run_ns=0, run_delay_ns=0)
+_NOTHING = Schedstat(run_ns=0, run_delay_ns=0, timeslices=0)
 
 
 class Demand(Struct, frozen=True, kw_only=True):

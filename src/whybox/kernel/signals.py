@@ -1,5 +1,8 @@
 """Signals: their names, and who sent which to whom (the tracepoint ``signal:signal_generate``).
 
+They are watched by a BPF sensor, which tells only the container's own; where there is none, by the
+same tracepoint as text.
+
 >>> number("SIGQUIT"), number("term"), number("15"), number("RTMIN+3"), number("nonsense")
 (3, 15, 15, 37, None)
 >>> name(15), name(37), has(0x4000, 15)
@@ -9,14 +12,19 @@
 import re
 import signal as standard
 from collections.abc import Container, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from whybox.kernel.host import Host
-from whybox.kernel.tracefs import Recorder, attempt
+from whybox.kernel.target import Target
+from whybox.kernel.tracefs import Attempt, Recorder, attempt
 from whybox.kernel.tracetext import Event
+
+if TYPE_CHECKING:
+    from whybox.kernel.sensors.signals import Signals
 
 INT = int(standard.SIGINT)
 KILL = int(standard.SIGKILL)
@@ -25,6 +33,9 @@ CHLD = int(standard.SIGCHLD)
 
 #: ``code`` of a signal by tkill(2), which raise(3) uses (include/uapi/asm-generic/siginfo.h).
 SI_TKILL = -6
+
+#: … of one by the kernel itself.
+SI_KERNEL = 128
 
 #: As libc counts them: the kernel's first two real-time signals are libc's own (signal(7)).
 RTMIN = int(standard.SIGRTMIN)
@@ -44,6 +55,7 @@ NOISE = (
     int(standard.SIGURG),
 )
 _WANTED = " && ".join(f"sig != {number}" for number in NOISE)
+_UNWANTED = sum(1 << number - 1 for number in NOISE)
 
 _ENGINE_KILL = re.compile(r"\bkill\b.*\bsignal=(\S+)")
 _REAL_TIME = re.compile(r"RT(MIN|MAX)(?:([+-]\d{1,2}))?")
@@ -55,6 +67,10 @@ class Result(IntEnum):
     DELIVERED = 0
     IGNORED = 1
     ALREADY_PENDING = 2
+    OVERFLOW = 3
+    """A real-time signal for which there was no room; its sender was told (EAGAIN)."""
+    LOST = 4
+    """… and its sender was not."""
 
 
 class Sent(Struct, frozen=True, kw_only=True):
@@ -88,24 +104,34 @@ class Tally(Struct, frozen=True, kw_only=True):
     """A few of those who sent them, as ``name-pid``."""
 
 
+class Source(Protocol):
+    """Where the signals of a window come from."""
+
+    def sent(self) -> tuple[Sent, ...]:
+        """All so far, in no order."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing was lost."""
+
+
 class Watched(Struct, frozen=True, kw_only=True):
     """The signals of one window, or why they could not be watched."""
 
     reason: str | None = None
-    recorder: Recorder | None = None
+    source: Source | None = None
 
     def sent_to(self, pid: int) -> tuple[Sent, ...]:
         """What was sent to one process so far, oldest first."""
-        if self.recorder is None:
+        if self.source is None:
             return ()
-        wanted = str(pid)
-        found = [_sent(e) for e in self.recorder.read() if e.fields.get("pid") == wanted]
+        found = [sent for sent in self.source.sent() if sent.pid == pid]
         return tuple(sorted(found, key=lambda s: s.seconds))
 
     @property
     def complete(self) -> bool:
         """Whether nothing was lost."""
-        return self.recorder is not None and self.recorder.complete
+        return self.source is not None and self.source.complete
 
 
 def number(name: str) -> int | None:
@@ -164,13 +190,75 @@ def engine_sent(events: Iterable[str], wanted: Container[int | None]) -> bool:
 
 
 @contextmanager
-def watch(host: Host) -> Iterator[Watched]:
-    """The signals of this window, shared by everybody who watches them."""
+def watch(host: Host, target: Target) -> Iterator[Watched]:
+    """The signals of this window to a container, by a sensor that all who watch share."""
     if host.window_seconds <= 0:
         yield Watched(reason="nothing can be sent in a window of no length")
         return
-    with host.sensor(SENSOR, lambda: attempt(host, [POINT], {POINT: _WANTED})) as recording:
-        yield Watched(reason=recording.reason, recorder=recording.recorder)
+    with ExitStack() as stack:
+        yield _sensed(host, target, stack) or _printed(host, stack)
+
+
+def _sensed(host: Host, target: Target, stack: ExitStack) -> Watched | None:
+    from whybox.kernel.sensors import signals as sensor  # loads libbpf: only for a window
+
+    try:
+        attached = stack.enter_context(
+            host.sensor(SENSOR, lambda: sensor.attached(host, _UNWANTED))
+        )
+        slot = attached.scope.add(host, target)
+    except OSError:
+        return None  # the text of the same tracepoint is asked instead
+    return Watched(source=_Sensor(attached, slot))
+
+
+def _printed(host: Host, stack: ExitStack) -> Watched:
+    def attach() -> AbstractContextManager[Attempt]:
+        return attempt(host, [POINT], {POINT: _WANTED})
+
+    recording: Attempt = stack.enter_context(host.sensor(f"{SENSOR} as text", attach))
+    recorder = recording.recorder
+    return Watched(reason=recording.reason, source=None if recorder is None else _Text(recorder))
+
+
+class _Sensor:
+    """By the BPF sensor: one container's."""
+
+    def __init__(self, attached: "Signals", slot: int) -> None:
+        self._attached, self._slot = attached, slot
+
+    def sent(self) -> tuple[Sent, ...]:
+        return tuple(
+            Sent(
+                signal=one.signal,
+                pid=one.to_pid,
+                result=one.result,
+                code=one.code,
+                seconds=one.at_ns / 1e9,
+                sender_pid=one.from_pid,
+                sender=one.from_comm,
+            )
+            for one in self._attached.all()
+            if one.slot == self._slot
+        )
+
+    @property
+    def complete(self) -> bool:
+        return self._attached.lost == 0
+
+
+class _Text:
+    """By the tracepoint's text: the whole host's."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def sent(self) -> tuple[Sent, ...]:
+        return tuple(_sent(event) for event in self._recorder.read() if "pid" in event.fields)
+
+    @property
+    def complete(self) -> bool:
+        return self._recorder.complete
 
 
 def _sent(event: Event) -> Sent:

@@ -92,6 +92,8 @@ class Schedstat(Struct, frozen=True, kw_only=True):
     run_ns: int
     run_delay_ns: int
     """Time on a run queue without a CPU: contention and throttling both count here (measured)."""
+    timeslices: int
+    """How often it was given a CPU."""
 
 
 def parse_stat(raw: bytes, file: str = "/proc/PID/stat") -> Stat:
@@ -199,9 +201,9 @@ def schedstat(host: Host, pid: int, tid: int | None = None) -> Schedstat:
     """``schedstat`` of a process' main thread, or of one of its threads."""
     file = f"/proc/{pid}/schedstat" if tid is None else f"/proc/{pid}/task/{tid}/schedstat"
     fields = host.text(file).split()
-    if len(fields) < 2:
+    if len(fields) < 3:
         raise ParseError(file, " ".join(fields))
-    return Schedstat(run_ns=int(fields[0]), run_delay_ns=int(fields[1]))
+    return Schedstat(run_ns=int(fields[0]), run_delay_ns=int(fields[1]), timeslices=int(fields[2]))
 
 
 def wait_channel(host: Host, pid: int, tid: int | None = None) -> str | None:

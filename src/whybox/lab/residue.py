@@ -1,4 +1,4 @@
-"""What a lab may leave behind: groups, mounts, files, interfaces, processes, tracing instances."""
+"""What a lab may leave behind: groups, mounts, files, interfaces, processes, tracing, BPF."""
 
 import os
 import re
@@ -30,6 +30,7 @@ def traces() -> frozenset[str]:
             *_interfaces(host),
             *_children(host),
             *_instances(host),
+            *_programs(host),
         ]
     )
 
@@ -88,6 +89,12 @@ def _children(host: Host) -> list[str]:
         if stat.ppid == mine:
             found.append(f"process {pid} {stat.comm}")
     return found
+
+
+def _programs(host: Host) -> list[str]:
+    """What this process holds of BPF: a program lives as long as somebody holds it."""
+    held = [link.partition(":")[2] for link in task.descriptors(host, os.getpid())]
+    return [f"BPF {what}" for what in held if what.strip("[]").startswith(("bpf", "perf_event"))]
 
 
 def _instances(host: Host) -> list[str]:

@@ -83,7 +83,7 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
     wanted = (stop, *ENDING)
     started = host.monotonic_ns()
     before = disposition(host, init.pid, stop)
-    with signals.watch(host) as watched:
+    with signals.watch(host, target) as watched:
         yield
         after = disposition_of(host, init, stop)
         # What a program tells itself is no attempt to stop it: Go ends by raising its last signal.
