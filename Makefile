@@ -12,7 +12,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 # What a lab or a reader needs and does not find is then a failure, not a skip.
 LIVE := WHYBOX_LIVE=1
 
-.PHONY: help demo test check pure live vm bench format clean packages
+.PHONY: help demo test check pure live vm traces kernels bench bpf format clean packages
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,28 +20,43 @@ help: ## show this list
 demo: $(VENV)/installed ## make a problem in a disposable container, diagnose it, cure it (root)
 	@$(BIN)/whybox lab run cpu/throttled
 
-test: check pure live vm ## everything: static checks, pure, live and VM tests (root)
+test: check pure live vm traces ## everything: static checks, pure, live and VM tests (root)
 
 check: $(VENV)/tested ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-pure: $(VENV)/tested ## tests without a kernel, and the doctests: seconds
+pure: $(VENV)/tested bpf ## tests without a kernel, and the doctests: seconds
 	$(PYTEST) -q tests/pure src
 
-live: $(VENV)/tested packages ## readers, labs and real Docker on this host's kernel (root)
+live: $(VENV)/tested bpf packages ## readers, labs and real Docker on this host's kernel (root)
 	$(LIVE) $(PYTEST) -q tests/live
 
 # Emulated, a machine is fifteen times as slow: by default it runs what a kernel decides, the labs
 # and real containers. All the others: make vm VMTESTS=tests/live
-VMTESTS ?= tests/live/test_labs.py tests/live/test_docker_cases.py
+TRACES := tests/live/test_bpf.py $(filter-out %trouble.py,$(wildcard tests/live/test_trace_*.py))
+VMTESTS ?= tests/live/test_labs.py tests/live/test_docker_cases.py $(TRACES)
 
-vm: $(VENV)/tested ## labs and Docker on another kernel: make vm KERNEL=6.1
-	$(BIN)/python -m vm $(KERNEL) --timeout 1500 -- python3 -m pytest -q --timeout 300 $(VMTESTS)
+vm: $(VENV)/tested bpf ## labs and Docker on another kernel: make vm KERNEL=6.1
+	$(BIN)/python -m vm $(KERNEL) --timeout 2400 -- python3 -m pytest -q --timeout 300 $(VMTESTS)
 
-bench: $(VENV)/tested packages ## ratios against peers and against the limit
+# One BPF object for all kernels: the oldest, the newest, and one in between.
+OTHERS ?= 5.10 6.12 7.3
+
+traces: $(VENV)/tested bpf ## every trace on the other kernels: make traces OTHERS=5.10
+	for kernel in $(OTHERS); do $(BIN)/python -m vm $$kernel --timeout 900 -- \
+	  python3 -m pytest -q --timeout 300 $(TRACES) || exit; done
+
+# One object for all of them: every BPF program on every kernel that can be booted here.
+kernels: $(VENV)/tested bpf packages ## run every BPF program on every kernel, write docs/kernels.md
+	$(BIN)/python -m tests.kernels
+
+bench: $(VENV)/tested bpf packages ## ratios against peers and against the limit
 	$(BIN)/python -m bench
+
+bpf: $(VENV)/tested ## compile the BPF programs that have changed
+	$(BIN)/python hatch_build.py
 
 packages: $(VENV)/tested
 	$(BIN)/python -m tests.live.packages

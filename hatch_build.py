@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).parent
 SOURCES = ROOT / "src" / "whybox"
+TESTS = ROOT / "tests" / "live" / "bpf"
 HEADERS = SOURCES / "kernel" / "bpf" / "include"
 
 #: v2: kernel 5.10's verifier refuses what zig's default brings.
@@ -37,12 +38,12 @@ class BpfHook(BuildHookInterface[Any]):
         build_data["artifacts"] += [f"/{made.relative_to(ROOT)}" for made in compile_all()]
 
 
-def compile_all(sources: Iterable[Path] = ()) -> list[Path]:
+def compile_all(sources: Sequence[Path] = ()) -> list[Path]:
     """Compile what is older than its source or a header, of all sources or these; the objects."""
-    headers = [*HEADERS.glob("*.h"), Path(__file__)]
     objects = []
-    for source in sorted(sources) or sorted(SOURCES.rglob("*.bpf.c")):
+    for source in sorted(sources or SOURCES.rglob("*.bpf.c")):
         target = source.with_suffix(".o")
+        headers = (*HEADERS.glob("*.h"), *source.parent.glob("*.h"), Path(__file__))
         newest = max(file.stat().st_mtime_ns for file in (source, *headers))
         if not target.exists() or target.stat().st_mtime_ns <= newest:
             _compile(source, target)
@@ -107,4 +108,5 @@ def stripped(elf: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    compile_all(Path(name).resolve() for name in sys.argv[1:])
+    compile_all([Path(name).resolve() for name in sys.argv[1:]])
+    compile_all([*TESTS.glob("*.bpf.c")])

@@ -35,7 +35,8 @@ def pack(tree: Path, command: Sequence[str], disk: Path) -> None:
 def files(tree: Path) -> list[str]:
     """What git knows or would add, and the compiled BPF programs, which it ignores: the guest has
     no compiler for them."""
-    built = (str(file.relative_to(tree)) for file in tree.glob("src/**/*.bpf.o"))
+    objects = (*tree.glob("src/**/*.bpf.o"), *tree.glob("tests/**/*.bpf.o"))
+    built = (str(file.relative_to(tree)) for file in objects)
     return sorted({*sources(tree), *built})
 
 

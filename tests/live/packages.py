@@ -6,7 +6,7 @@ It starts no service: the tests start what they need themselves.
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,12 +22,18 @@ PACKAGES: dict[str, str | None] = {
     "libc6-dev": None,
     "libbpf1": None,
 }
+#: Those that the benchmarks compare with.
+PEERS: dict[str, str | None] = {
+    "bpftrace": "bpftrace",
+    "libbpf-tools": None,
+    "linux-perf": "perf",
+}
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
-def ensure() -> None:
+def ensure(packages: Mapping[str, str | None] = PACKAGES) -> None:
     """Install what is lacking, if anything is."""
-    lacking = [package for package in PACKAGES if not _there(package)]
+    lacking = [package for package, command in packages.items() if not _there(package, command)]
     if not lacking:
         return
     if not all(_known(package) for package in lacking if package != "docker-cli"):
@@ -37,8 +43,7 @@ def ensure() -> None:
         _apt("install", "--yes", "--quiet", "--no-install-recommends", *known)
 
 
-def _there(package: str) -> bool:
-    command = PACKAGES[package]
+def _there(package: str, command: str | None) -> bool:
     if command and shutil.which(command):
         return True
     query = ["dpkg-query", "--show", "--showformat", "${db:Status-Status}", package]

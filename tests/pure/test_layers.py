@@ -23,7 +23,7 @@ def imported(file: Path) -> set[str]:
 def forbidden(file: Path) -> tuple[str, ...]:
     """The prefixes that a file may not import, by its place in the house."""
     place = file.relative_to(SOURCE).parts
-    outer = ("cli", "views", "record", "agent")
+    outer = ("cli", "views", "record", "agent", "trace")
     if place[0] == "kernel":
         return (*outer, "runtimes", "cases", "lab", "model", "diagnose", "change", "needs")
     if place[0] in ("model.py", "change.py"):
@@ -36,7 +36,8 @@ def forbidden(file: Path) -> tuple[str, ...]:
         "diagnose.py": (*outer, "runtimes", "cases", "lab"),
         "runtimes": (*outer, "cases", "lab", "diagnose"),
         "views": ("cli", "record", "runtimes", "cases", "lab", "diagnose"),
-        "record": ("cli", "views", "runtimes", "lab"),
+        "record": ("cli", "views", "runtimes", "lab", "trace"),
+        "trace": ("cli", "views", "record", "runtimes", "cases", "lab", "diagnose", "model"),
         "lab": (*outer, "runtimes"),
     }.get(place[0], ())
 
@@ -51,14 +52,15 @@ def test_a_module_imports_only_what_its_layer_allows(file: Path) -> None:
 def test_views_read_no_kernel_file() -> None:
     """A view may know kernel's data types and how text is made harmless, nothing that reads."""
     allowed = {"kernel.host", "kernel.host.printable", "kernel.target", "kernel.target.Target"}
-    for file in (SOURCE / "views").glob("*.py"):
+    for file in (SOURCE / "views").rglob("*.py"):
         read = {n for n in imported(file) if n.startswith("kernel")} - allowed
         assert not read, f"{file.name} imports {sorted(read)}"
 
 
 def test_nothing_on_the_diagnosing_path_starts_a_program() -> None:
     """Observing must not fork: the modules that could are not even imported."""
-    for file in [*(SOURCE / "kernel").glob("*.py"), *SOURCE.glob("cases/*/*/probe.py")]:
+    observing = [*(SOURCE / "kernel").rglob("*.py"), *(SOURCE / "trace").rglob("*.py")]
+    for file in [*observing, *SOURCE.glob("cases/*/*/probe.py")]:
         tree = ast.parse(file.read_text())
         names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         assert not names & {"subprocess", "multiprocessing", "pyroute2", "rich"}, file

@@ -32,7 +32,7 @@ BUFFER_KIB_PER_CPU = 256
 #: No more than this is kept of what one instance wrote.
 LIMIT_BYTES = 8 << 20
 
-_INSTANCE = re.compile(r"whybox-(\d+)-(\d+)(?:\.\d+)?")
+_INSTANCE = re.compile(r"whybox-(?:graph-|top-)?(\d+)-(\d+)(?:\.\d+)?")
 
 #: The same on every architecture (kernel 5.2, include/uapi/asm-generic/unistd.h).
 _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432
@@ -109,7 +109,7 @@ def why_not(host: Host) -> str | None:
             "run it on the host"
         )
     try:
-        with _tracefs(host) as root:
+        with directory(host) as root:
             if os.access(f"{root}/instances", os.W_OK | os.X_OK):
                 return None
     except OSError as error:
@@ -128,13 +128,13 @@ def explained(error: OSError) -> str:
 
 def has_event(host: Host, place: str) -> bool:
     """Whether the kernel has that tracepoint, such as ``sched/sched_switch``."""
-    with _tracefs(host) as root:
+    with directory(host) as root:
         return host.exists(f"{root}/events/{place}/id")
 
 
 def event_id(host: Host, place: str) -> int:
     """The number by which ``perf_event_open(2)`` knows a tracepoint."""
-    with _tracefs(host) as root, open(f"{root}/events/{place}/id", "rb") as file:
+    with directory(host) as root, open(f"{root}/events/{place}/id", "rb") as file:
         return int(file.read())
 
 
@@ -149,18 +149,18 @@ def events(
     an instance (two RCU grace periods), 6 ms of them CPU.
     """
     names = tuple(names)
-    with _tracefs(host) as root, _instance(host, root) as instance:
+    with directory(host) as root, _instance(host, root) as instance:
         layouts = {n.rpartition("/")[2]: _layout(f"{instance}/events/{n}/format") for n in names}
         # Changing the clock empties the buffer, so it comes before everything else. The default
         # clock stands still for a whole tick where the TSC is unstable (measured in a VM).
-        _write(f"{instance}/trace_clock", "mono")
-        _write(f"{instance}/buffer_size_kb", str(BUFFER_KIB_PER_CPU))
+        write(f"{instance}/trace_clock", "mono")
+        write(f"{instance}/buffer_size_kb", str(BUFFER_KIB_PER_CPU))
         for name, condition in (filters or {}).items():
-            _write(f"{instance}/events/{name}/filter", condition)
+            write(f"{instance}/events/{name}/filter", condition)
         recorder = Recorder(_open(f"{instance}/trace_pipe", os.O_RDONLY), layouts)
         try:
             for name in names:
-                _write(f"{instance}/events/{name}/enable", "1")
+                write(f"{instance}/events/{name}/enable", "1")
             yield recorder
         finally:
             recorder.stop()  # an instance whose pipe is open cannot be removed
@@ -196,20 +196,22 @@ def attempt(
 
 @contextmanager
 def _instance(host: Host, root: str) -> Iterator[str]:
-    _remove_stale(host, f"{root}/instances")
-    directory = _made(f"{root}/instances/{_own_name(host)}")
+    remove_stale(host, f"{root}/instances")
+    instance = made(f"{root}/instances/{own_name(host)}")
     try:
-        yield directory
+        yield instance
     finally:
-        _remove(directory)
+        _remove(instance)
 
 
-def _own_name(host: Host) -> str:
+def own_name(host: Host, kind: str = "") -> str:
+    """The name of an instance that tells whose it is; a ``kind`` ends with a dash."""
     mine = task.stat(host, os.getpid()).id
-    return f"whybox-{mine.pid}-{mine.start_ticks}"
+    return f"whybox-{kind}{mine.pid}-{mine.start_ticks}"
 
 
-def _made(path: str) -> str:
+def made(path: str) -> str:
+    """Make an instance of that name, or nearly that name where it is taken; its directory."""
     for name in itertools.chain([path], (f"{path}.{n}" for n in range(2, 100))):
         try:
             os.mkdir(name)
@@ -219,19 +221,24 @@ def _made(path: str) -> str:
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
 
 
-def _remove(directory: str) -> None:
-    _write(f"{directory}/events/enable", "0")
-    os.rmdir(directory)
+def _remove(instance: str) -> None:
+    write(f"{instance}/events/enable", "0")
+    os.rmdir(instance)
 
 
-def _remove_stale(host: Host, instances: str) -> None:
+def remove_stale(host: Host, instances: str) -> None:
     """Remove what a whybox that was killed left behind; its pid and start are in the name."""
     for name in os.listdir(instances):
         owner = _owner(name)
         if owner is None or task.is_same(host, owner):
             continue
         try:
-            _remove(f"{instances}/{name}")
+            if name.startswith(("whybox-graph-", "whybox-top-")):
+                from whybox.kernel import ftrace  # it has changed what is not in the instance
+
+                ftrace.restore(instances, name)
+            else:
+                _remove(f"{instances}/{name}")
         except OSError:
             continue  # another whybox was quicker, or somebody reads it
 
@@ -253,7 +260,8 @@ def _open(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
-def _write(path: str, text: str) -> None:
+def write(path: str, text: str) -> None:
+    """Write a setting; raises OSError with the file's name."""
     descriptor = _open(path, os.O_WRONLY)
     try:
         os.write(descriptor, text.encode())
@@ -264,7 +272,7 @@ def _write(path: str, text: str) -> None:
 
 
 @contextmanager
-def _tracefs(host: Host) -> Iterator[str]:
+def directory(host: Host) -> Iterator[str]:
     """The directory of tracefs: where it is mounted, or else in a mount of our own."""
     mounted = next((p for p in PLACES if host.exists(f"{p}/instances")), None)
     if mounted is not None:

@@ -68,6 +68,11 @@ def missing(host: Host, section: str) -> str | None:
     kind, _, place = section.partition("/")
     if kind in ("tp_btf", "raw_tp"):
         return None if knows_type(f"btf_trace_{place}") else f"no tracepoint {place}"
+    if kind == "syscall":
+        # Since commit 79a7f8bdb159 ("bpf: Introduce bpf_sys_bpf() helper and program type.")
+        # (v5.14).
+        there = knows_type("bpf_prog_test_run_syscall")
+        return None if there else "no programs that are run by a system call"
     if kind == "iter":
         return None if knows_type(f"bpf_iter__{place}") else f"no iterator over {place}s"
     if kind in ("tracepoint", "tp"):
@@ -95,6 +100,8 @@ def _no_event(host: Host, place: str) -> str | None:
 def _no_kprobe(host: Host, function: str) -> str | None:
     if not host.exists(KPROBES):
         return "no kprobes (CONFIG_KPROBES)"
+    if not function:
+        return None  # it is chosen later, by ``Object.attach_kprobe``
     return None if function in functions() else f"no function {function} to probe"
 
 

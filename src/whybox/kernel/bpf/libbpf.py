@@ -34,8 +34,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_program__fd": (_int, (_ptr,)),
     "bpf_program__attach": (_ptr, (_ptr,)),
     "bpf_program__attach_kprobe": (_ptr, (_ptr, ctypes.c_bool, _text)),
-    "bpf_program__attach_tracepoint": (_ptr, (_ptr, _text, _text)),
-    "bpf_program__attach_perf_event": (_ptr, (_ptr, _int)),
+    "bpf_program__attach_uprobe": (_ptr, (_ptr, ctypes.c_bool, _int, _text, _size)),
     "bpf_program__attach_iter": (_ptr, (_ptr, _ptr)),
     "bpf_iter_create": (_int, (_int,)),
     "bpf_link__fd": (_int, (_ptr,)),
@@ -54,6 +53,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_obj_pin": (_int, (_int, _text)),
     "bpf_obj_get": (_int, (_text,)),
     "bpf_obj_get_info_by_fd": (_int, (_int, _ptr, _ptr)),
+    "bpf_prog_test_run_opts": (_int, (_int, _ptr)),
     "bpf_prog_get_next_id": (_int, (_u32, _ptr)),
     "bpf_prog_get_fd_by_id": (_int, (_u32,)),
     "bpf_enable_stats": (_int, (_int,)),
@@ -121,10 +121,21 @@ _format = _vsnprintf()
 def _heard(level: int, format: bytes, arguments: int) -> int:
     if _listening:
         # The verifier's log can be long; its end tells what was wrong.
-        text = ctypes.create_string_buffer(1 << 16)
-        _format(text, len(text), format, arguments)
+        text = _room()
+        _format(ctypes.addressof(text), len(text), format, arguments)
         _said.append(text.value.decode("utf-8", "backslashreplace"))
     return 0
+
+
+@cache
+def _room() -> "ctypes.Array[ctypes.c_char]":
+    """For one message: libbpf gives the verifier 16 MiB at most. Unused memory costs nothing."""
+    import mmap
+
+    return (ctypes.c_char * _LONGEST).from_buffer(mmap.mmap(-1, _LONGEST))
+
+
+_LONGEST = 16 << 20
 
 
 #: Kept for ever: libbpf calls it.

@@ -2,10 +2,12 @@
 
 import ctypes
 import errno
+import mmap
+import os
 from collections.abc import Iterator
 from functools import cache
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from whybox.kernel.bpf import libbpf
 
@@ -59,6 +61,16 @@ class Map(Struct, frozen=True, kw_only=True):
         """A per-CPU map's value, CPU by CPU."""
         step = self.value_size + 7 & ~7
         return tuple(value[at : at + self.value_size] for at in range(0, len(value), step))
+
+    def memory(self) -> mmap.mmap:
+        """A ``BPF_F_MMAPABLE`` array's values as memory: to be read without a system call."""
+        size = (self.value_size + 7 & ~7) * self.max_entries
+        pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        return mmap.mmap(self.fd, pages, mmap.MAP_SHARED, mmap.PROT_READ)
+
+    def pin(self, path: str) -> None:
+        """Give it a name in a bpf file system: it outlives this process, until that is unlinked."""
+        libbpf.call("bpf_obj_pin", self.fd, os.fsencode(path))
 
     def set(self, key: bytes, value: bytes) -> None:
         """Set it; raises OSError (E2BIG) when there is no more room."""
@@ -123,6 +135,11 @@ class Map(Struct, frozen=True, kw_only=True):
             value = self.get(key)
             if value is not None:
                 yield key, value
+
+
+def pinned(path: str, like: Map) -> Map:
+    """A map that somebody pinned, of the same kind as another; close its ``fd`` after use."""
+    return structs.replace(like, fd=libbpf.call("bpf_obj_get", os.fsencode(path)))
 
 
 def located(object: int, name: str) -> Map:

@@ -30,6 +30,10 @@ SENSORS = Path(__file__).parent.parent / "sensors"
 _INFO_SIZE, _RUN_TIME_AT = 224, 192
 _STATS_RUN_TIME = 0
 
+#: ``struct bpf_test_run_opts`` (tools/lib/bpf/bpf.h) and where ``retval`` is in it.
+_RUN = struct.Struct("=QQQIIQQIIIiIIII")
+_RUN_RESULT_AT = 56
+
 
 class Spec(Struct, frozen=True, kw_only=True):
     """A BPF object: what it hooks, and what happens where that is not to be had."""
@@ -42,8 +46,6 @@ class Spec(Struct, frozen=True, kw_only=True):
     """Of these, none need be there: what they see is then missing, and said to be."""
     falls_back: str
     """What is done where a group has no program that the kernel can take, in a sentence."""
-    chosen_later: bool = False
-    """Whether what it hooks is chosen by whoever asks (``Object.attach_kprobe``)."""
 
     @property
     def file(self) -> Path:
@@ -110,14 +112,24 @@ class Object:
         return ring
 
     def lost(self, name: str = "lost") -> int:
-        """How many events found no room."""
+        """How many events found no room, or were not seen by a program (``missed``)."""
         counts = self.map(name).per_cpu(struct.pack("=I", 0))
-        return sum(int.from_bytes(count, "little") for count in counts)
+        return sum(int.from_bytes(count, "little") for count in counts) + self.missed()
+
+    def missed(self) -> int:
+        """How often the kernel left a program out, since it was running on that CPU already.
+
+        Counted since commit 9ed9e9ba2337 ("bpf: Count the number of times recursion was
+        prevented") (v5.12).
+        """
+        return self.counted().missed
 
     def cost(self) -> Cost | None:
         """What its programs cost; ``None`` where the kernel does not count it."""
-        if not self._with_stats:
-            return None
+        return self.counted() if self._with_stats else None
+
+    def counted(self) -> Cost:
+        """What the kernel has counted of its programs, while somebody had it count."""
         infos = [_run_info(fd) for fd in self._fds.values()]
         return Cost(
             run_ns=sum(one[0] for one in infos),
@@ -139,13 +151,29 @@ class Object:
                 self._attach_event(host, name, place)
             elif kind == "perf_event" and perf_hz is not None:
                 self._attach_clock(host, name, perf_hz)
-            elif kind not in ("perf_event", "iter", "syscall"):
+            elif kind not in ("perf_event", "iter", "syscall") and not chosen_later(section):
                 self._hold(libbpf.made("bpf_program__attach", _program(self._pointer, name)))
 
     def attach_kprobe(self, name: str, function: str, *, on_return: bool = False) -> None:
         """Attach one program to a function of the kernel that is chosen now."""
         program = _program(self._pointer, name)
         self._hold(libbpf.made("bpf_program__attach_kprobe", program, on_return, function.encode()))
+
+    def attach_uprobe(self, name: str, file: str, offset: int, *, pid: int = -1) -> None:
+        """Attach one program to a place in a file of machine code, in one process or in all."""
+        program = _program(self._pointer, name)
+        arguments = (program, False, pid, os.fsencode(file), offset)
+        self._hold(libbpf.made("bpf_program__attach_uprobe", *arguments))
+
+    def run(self, name: str, context: bytes = b"") -> int:
+        """Run a ``syscall`` program now, with these bytes as its context; what it returns."""
+        room = ctypes.create_string_buffer(context, max(len(context), 1))
+        place = ctypes.addressof(room) if context else 0
+        options = ctypes.create_string_buffer(
+            _RUN.pack(_RUN.size, 0, 0, 0, 0, place, 0, len(context), 0, 0, 0, 0, 0, 0, 0)
+        )
+        libbpf.call("bpf_prog_test_run_opts", self._fds[name], options)
+        return int.from_bytes(options.raw[_RUN_RESULT_AT : _RUN_RESULT_AT + 4], "little")
 
     def read_iterator(self, name: str) -> bytes:
         """Run an iterator program once over all that it iterates; what it wrote."""
@@ -233,6 +261,11 @@ def choice(host: Host, spec: Spec) -> Choice:
         return _chosen(host, spec, pointer)
     finally:
         libbpf.library().bpf_object__close(pointer)
+
+
+def chosen_later(section: str) -> bool:
+    """Whether the place of a probe is chosen by whoever asks (``Object.attach_kprobe``)."""
+    return section in ("kprobe", "kretprobe", "uprobe", "uretprobe")
 
 
 def _opened(spec: Spec) -> int:
