@@ -1,13 +1,13 @@
 """Whom the OOM killer killed in one container, and the limits that count for it.
 
 A report names the groups of victim and limit by their paths. An engine's id is in such a path, so
-a container is known by it when its group is long gone.
+a container is known by it when its group is long gone. What a sensor saw needs no path.
 """
 
 import re
 from collections.abc import Mapping
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from whybox.kernel import cgroup, kmsg, memory, oom
 from whybox.kernel.cgroup import UNIFIED, Group
@@ -15,7 +15,7 @@ from whybox.kernel.finding import recognise
 from whybox.kernel.host import Host
 from whybox.kernel.kmsg import Reach
 from whybox.kernel.memory import Memory
-from whybox.kernel.oomkill import OomKill
+from whybox.kernel.oomkill import OomKill, Witness
 from whybox.kernel.target import Exit, Target, still_there
 
 #: The clocks of the log, of processes and of engines agree this well at best.
@@ -88,6 +88,8 @@ class Casualties(Struct, frozen=True, kw_only=True):
     exit: Exit | None
     total_bytes: int | None
     """The machine's memory."""
+    unwatched: str | None = None
+    """Why no sensor saw the kills of this window; ``None``: one did."""
 
     @property
     def own(self) -> Memory | None:
@@ -145,7 +147,7 @@ class Casualties(Struct, frozen=True, kw_only=True):
 
     def in_window(self, kill: OomKill) -> bool:
         """Whether it happened while we watched."""
-        return self.new_seq is not None and kill.seq is not None and kill.seq >= self.new_seq
+        return kill.witnessed or since(kill, self.new_seq)
 
     def _old(self, kill: OomKill) -> bool:
         """Of the dead it is asked how their last run ended, not an earlier one."""
@@ -211,12 +213,26 @@ def path_of(target: Target) -> str | None:
     return target.cgroups.get("memory", target.cgroups.get(UNIFIED))
 
 
+def since(kill: OomKill, seq: int | None) -> bool:
+    """Whether the log tells of it from that record on."""
+    return seq is not None and kill.seq is not None and kill.seq >= seq
+
+
 def tally(
-    host: Host, target: Target, before: Mapping[str, Level], new_seq: int | None
+    host: Host,
+    target: Target,
+    before: Mapping[str, Level],
+    new_seq: int | None,
+    witness: Witness | None = None,
 ) -> Casualties:
     """All that can be told at the end of a window; ``before`` is the lineage at its beginning."""
     path, now = path_of(target), kmsg.now_usec(host)
+    witness = witness or Witness(reason="nobody watched")
     mine, nameless = kills(host, target, path)
+    mine, nameless = merged(mine, nameless, witness.kills(host), new_seq)
+    if witness.complete:
+        # What was killed in this window and was not seen was somebody else.
+        nameless = tuple(k for k in nameless if not since(k, new_seq))
     end = now if target.alive else _end_usec(host, target)
     own = None if path is None else before.get(path)
     return Casualties(
@@ -236,6 +252,51 @@ def tally(
         levels=levels(host, target.group(host, "memory"), before, mine),
         exit=None if target.alive else target.exit,
         total_bytes=_total_bytes(host),
+        unwatched=witness.reason,
+    )
+
+
+def merged(
+    mine: tuple[OomKill, ...],
+    nameless: tuple[OomKill, ...],
+    seen: tuple[OomKill, ...],
+    new_seq: int | None,
+) -> tuple[tuple[OomKill, ...], tuple[OomKill, ...]]:
+    """What the log tells and what a sensor saw, each kill once; then who is nameless still."""
+    told, left = list(mine), list(nameless)
+    for one in seen:
+        logged = next((k for k in (*told, *left) if _same(k, one, new_seq)), None)
+        if logged is None:
+            told.append(one)
+        elif logged in told:
+            told[told.index(logged)] = structs.replace(logged, witnessed=True)
+        else:
+            left.remove(logged)
+            told.append(_named(one, logged))
+    return tuple(sorted(told, key=lambda k: k.usec or 0)), tuple(left)
+
+
+def _same(logged: OomKill, seen: OomKill, new_seq: int | None) -> bool:
+    """Whether the log tells of the kill that was seen: a pid is given anew, but not that soon."""
+    if logged.victim_pid != seen.victim_pid or logged.witnessed:
+        return False
+    if logged.seq is not None:
+        return since(logged, new_seq)
+    return abs((logged.usec or 0) - (seen.usec or 0)) < 2 * SLACK_USEC
+
+
+def _named(seen: OomKill, logged: OomKill) -> OomKill:
+    """Of a report that was held back one line was written, with what the victim held."""
+    if logged.global_oom:
+        seen = structs.replace(seen, oom_memcg=None, limit_bytes=None, constraint=None)
+    return structs.replace(
+        seen,
+        seq=logged.seq,
+        logged=True,
+        anon_rss_bytes=logged.anon_rss_bytes,
+        file_rss_bytes=logged.file_rss_bytes,
+        shmem_rss_bytes=logged.shmem_rss_bytes,
+        global_oom=logged.global_oom,
     )
 
 

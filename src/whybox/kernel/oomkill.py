@@ -1,6 +1,29 @@
-"""One kill by the OOM killer, as ``kernel/oom.py`` finds it in the kernel log."""
+"""One kill by the OOM killer, as ``kernel/oom.py`` finds it in the kernel log, or as it was seen.
+
+The kernel log may be unreadable, overwritten, or hold reports back when there are many; a BPF
+sensor on ``oom:mark_victim`` sees all kills of a window.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
+
+from whybox.kernel import cgroup
+from whybox.kernel.cgroup import Group
+from whybox.kernel.host import Host
+from whybox.kernel.target import Target
+
+if TYPE_CHECKING:
+    from whybox.kernel.sensors.oom import Killed, Kills
+
+#: The sensor's name in ``Host.sensor``: all targets share one.
+SENSOR = "oom"
+
+#: So many groups inside of a container are looked at for the one that was full.
+_MOST_GROUPS = 1000
 
 
 class Consumer(Struct, frozen=True, kw_only=True):
@@ -47,6 +70,10 @@ class OomKill(Struct, frozen=True, kw_only=True):
     oom_group: bool = False
     """The whole group was killed, as its ``memory.oom.group`` asks."""
     largest: Consumer | None = None
+    witnessed: bool = False
+    """Whether the sensor saw it happen in this window."""
+    logged: bool = True
+    """Whether the kernel log tells of it."""
 
     @property
     def by_swap(self) -> bool:
@@ -84,6 +111,123 @@ class OomKill(Struct, frozen=True, kw_only=True):
             killed: self.victim_pid,
         }
         return tuple(line for line, known in lines.items() if known is not None)
+
+    @property
+    def marked(self) -> str:
+        """What the sensor saw of it, in one line."""
+        full = f"{self.oom_memcg} at {_kb(self.usage_bytes)} of {_kb(self.limit_bytes)}"
+        where = "no group above it was full" if self.global_oom else full
+        return (
+            f"pid={self.victim_pid} comm={self.victim_comm} anon-rss={_kb(self.anon_rss_bytes)} "
+            f"shmem-rss={_kb(self.shmem_rss_bytes)}, while {self.trigger_comm} "
+            f"(pid {self.trigger_pid}) asked for memory; {where}"
+        )
+
+
+class Witness(Struct, frozen=True, kw_only=True):
+    """The kills of one window as they were seen, or why none could be."""
+
+    reason: str | None = None
+    attached: "Kills | None" = None
+    slot: int = 0
+    groups: Mapping[int, Group] = {}
+    """The container's group of the memory controller and those above it, by their ids."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing was lost."""
+        return self.attached is not None and self.attached.lost == 0
+
+    def kills(self, host: Host) -> tuple[OomKill, ...]:
+        """The container's own so far, oldest first."""
+        if self.attached is None:
+            return ()
+        own = [killed for killed in self.attached.all() if killed.slot == self.slot]
+        return tuple(witnessed(host, killed, self.groups) for killed in own)
+
+
+@contextmanager
+def watch(host: Host, target: Target) -> Iterator[Witness]:
+    """The kills of this window in a container, by a sensor that all who watch share."""
+    if host.window_seconds <= 0:
+        yield Witness(reason="nothing can be killed in a window of no length")
+        return
+    from whybox.kernel.sensors import oom as sensor  # loads libbpf: only for a window
+
+    manager = host.sensor(SENSOR, lambda: sensor.attached(host))
+    try:
+        attached = manager.__enter__()
+    except OSError as error:
+        yield Witness(reason=error.strerror or str(error))
+        return
+    try:
+        yield _watching(host, target, attached)
+    finally:
+        manager.__exit__(None, None, None)
+
+
+def _watching(host: Host, target: Target, attached: "Kills") -> Witness:
+    try:
+        slot = attached.scope.add(host, target)
+    except OSError as error:
+        return Witness(reason=error.strerror or str(error))
+    return Witness(attached=attached, slot=slot, groups=groups(host, target))
+
+
+def groups(host: Host, target: Target) -> dict[int, Group]:
+    """The container's group of the memory controller and those above it, by their ids."""
+    own = target.group(host, "memory")
+    found: dict[int, Group] = {}
+    for group in () if own is None else own.lineage():
+        try:
+            found[host.inode(group.directory)] = group
+        except OSError:
+            continue  # it was removed just now
+    return found
+
+
+def witnessed(host: Host, killed: "Killed", groups: Mapping[int, Group]) -> OomKill:
+    """What the sensor saw, with the groups' paths."""
+    v1 = any(group.version == 1 for group in groups.values())
+    over = killed.over(v1)
+    task = killed.levels[0].id if killed.levels else 0
+    return OomKill(
+        usec=killed.at_ns // 1000,
+        victim_pid=killed.victim_pid,
+        victim_comm=killed.victim_comm,
+        constraint=None if over is None else "MEMCG",
+        oom_memcg=None if over is None else _path(host, over.id, groups),
+        task_memcg=_path(host, task, groups),
+        trigger_comm=killed.trigger_comm,
+        trigger_pid=killed.trigger_tid,
+        limit_bytes=None if over is None else over.limit_bytes,
+        usage_bytes=None if over is None else over.usage_bytes,
+        swap_usage_bytes=None if over is None else over.swap_usage_bytes,
+        swap_limit_bytes=None if over is None else over.swap_limit_bytes,
+        anon_rss_bytes=killed.anon_rss_bytes,
+        file_rss_bytes=killed.file_rss_bytes,
+        shmem_rss_bytes=killed.shmem_rss_bytes,
+        oom_score_adj=killed.score_adj,
+        global_oom=over is None,
+        witnessed=True,
+        logged=False,
+    )
+
+
+def _path(host: Host, id: int, groups: Mapping[int, Group]) -> str | None:
+    """The path of a group by its id: one of these, or one inside of the first."""
+    if id in groups:
+        return groups[id].path
+    if not groups:
+        return None
+    own = next(iter(groups.values()))
+    for directory in islice(cgroup.below(host, own.directory), _MOST_GROUPS):
+        try:
+            if host.inode(directory) == id:
+                return own.path.rstrip("/") + directory.removeprefix(own.directory)
+        except OSError:
+            continue
+    return None
 
 
 def _kb(size: int | None) -> str:

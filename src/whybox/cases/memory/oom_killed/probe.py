@@ -1,13 +1,13 @@
 """Killed by the OOM killer: the victim was in this container, and whose memory had run out.
 
-Told by the kernel log, then by the group's counters, then by the engine's record; never by an exit
-status of 137, which every SIGKILL leaves.
+Told by the kernel log and by a sensor on ``oom:mark_victim``, then by the group's counters, then by
+the engine's record; never by an exit status of 137, which every SIGKILL leaves.
 """
 
 import math
 
 from whybox.change import InProgram, MemoryLimit
-from whybox.kernel import casualties, kmsg
+from whybox.kernel import casualties, kmsg, oomkill
 from whybox.kernel.casualties import Casualties, Level, within
 from whybox.kernel.host import Host
 from whybox.kernel.oomkill import OomKill
@@ -37,6 +37,7 @@ RECENT_USEC = 3600 * 1_000_000
 ENOUGH = 2
 STEP_BYTES = 64 * _MIB
 
+_MARK = "tracepoint oom:mark_victim"
 _WAY_OUT = "ask as root on the host, where the kernel log can be read"
 _LESS = (
     "Make it want less: cap heap, workers and caches below the limit, count what it writes to "
@@ -47,14 +48,14 @@ _CAP = Cure(advice=_LESS, change=InProgram(_LESS), safety=Safety.INSPECT)
 
 
 def observe(host: Host, target: Target) -> Watch[Observation]:
-    """Read the counters before and after, and the kernel log once, at the end."""
+    """Watch the kills; read the counters before and after, and the kernel log once, at the end."""
     if target.alive and target.runtime != "self" and casualties.path_of(target) in (None, "/"):
         raise OSError("it has no memory control group of its own")
     before = casualties.lineage(host, target.group(host, "memory"))
-    with kmsg.mark(host) as mark:
+    with kmsg.mark(host) as mark, oomkill.watch(host, target) as witness:
         yield
         new_seq = mark.first_after()
-    return casualties.tally(host, target, before, new_seq)
+        return casualties.tally(host, target, before, new_seq, witness)
 
 
 def judge(seen: Observation) -> Finding:
@@ -70,7 +71,7 @@ def judge(seen: Observation) -> Finding:
     return _past(seen.kills[-1], seen) if seen.kills else _nothing(seen)
 
 
-# What the log says.
+# What the log says, or the sensor saw.
 
 
 def _found(kill: OomKill, seen: Observation) -> Finding:
@@ -144,7 +145,9 @@ def _mib(size: int | None) -> str:
 
 
 def _evidence(kill: OomKill, seen: Observation) -> tuple[Evidence, ...]:
-    return (*(Evidence(seen.log.source, line) for line in kill.said), *_counters(seen))
+    logged = [Evidence(seen.log.source, line) for line in kill.said] if kill.logged else []
+    marked = [Evidence(_MARK, kill.marked)] if kill.witnessed else []
+    return (*logged, *marked, *_counters(seen))
 
 
 def _counters(seen: Observation) -> tuple[Evidence, ...]:
@@ -156,13 +159,14 @@ def _counters(seen: Observation) -> tuple[Evidence, ...]:
 
 
 def _ruled_out(kill: OomKill) -> tuple[RuledOut, ...]:
-    victim = f"the kernel log names pid {kill.victim_pid} as the OOM killer's victim"
-    outside = RuledOut(
-        "a kill from outside (stop, kill -9)", f"{victim}; others leave no such line"
-    )
+    says = "the kernel log names" if kill.logged else "the kernel marked"
+    victim = f"{says} pid {kill.victim_pid} as the OOM killer's victim"
+    outside = RuledOut("a kill from outside (stop, kill -9)", f"{victim}; others leave no trace")
     if kill.global_oom:
-        return outside, RuledOut("its own limit", "the log says global_oom: no limit was met")
-    host = RuledOut("a host out of memory", "it says Memory cgroup out of memory")
+        met = "the log says global_oom: no limit was met" if kill.logged else "no group was full"
+        return outside, RuledOut("its own limit", met)
+    full = "it says Memory cgroup out of memory" if kill.logged else "a group's limit was reached"
+    host = RuledOut("a host out of memory", full)
     if not kill.another_asked:
         return outside, host
     asked = f"{kill.trigger_comm} asked for more; the victim is whose oom_score was highest"
@@ -260,12 +264,13 @@ def _this(level: Level, seen: Observation) -> tuple[str, tuple[Cure, ...]]:
 
 
 def _silent(seen: Observation) -> str:
-    """Why the log says nothing of a kill that was counted."""
+    """Why the log says nothing of a kill that was counted, and why nobody saw it."""
+    unseen = f"; {seen.unwatched}" if seen.fresh and seen.unwatched else ""
     if seen.log.reason is not None:
-        return seen.log.reason
+        return seen.log.reason + unseen
     if not (seen.fresh or seen.log.covers(seen.start_usec)):
         return "the kernel log does not reach back that far"
-    return "the kernel writes only ten reports in five seconds in full"
+    return f"the kernel writes only ten reports in five seconds in full{unseen}"
 
 
 def _past(kill: OomKill, seen: Observation) -> Finding:
