@@ -36,7 +36,7 @@ def _sigwinch_is_ignored() -> Iterator[None]:
 
 
 def instances() -> list[str]:
-    with tracefs._tracefs(Host()) as root:
+    with tracefs.directory(Host()) as root:
         return sorted(n for n in os.listdir(f"{root}/instances") if n.startswith("whybox-"))
 
 
