@@ -5,7 +5,9 @@ import pytest
 
 from whybox.cases.storage.copy_up.probe import Observation, judge
 from whybox.change import InProgram, Volume
+from whybox.kernel.copies import NOT_WATCHED, Call, Calls, told
 from whybox.kernel.overlay import Overlay
+from whybox.kernel.sensors.files import Copied, Done
 from whybox.kernel.surplus import Writer, Written
 from whybox.kernel.upper import CopiedUp, Upper, Watched
 from whybox.model import Certainty, Finding, Severity, Verdict
@@ -61,6 +63,7 @@ def judged(
     after: Upper | None = None,
     mount: Overlay = ROOT,
     reason: str | None = None,
+    calls: Calls = NOT_WATCHED,
 ) -> Finding:
     watched = Watched(
         mount=mount,
@@ -68,7 +71,15 @@ def judged(
         before=before or upper(),
         after=after or upper(*files),
     )
-    return judge(Observation(init_pid=7, root_fstype="overlay", mounts=(watched,), written=by))
+    return judge(
+        Observation(init_pid=7, root_fstype="overlay", mounts=(watched,), written=by, calls=calls)
+    )
+
+
+def called(path: str = "/data/big", *, size: int = 64 * MIB) -> Calls:
+    """One call that copied was seen."""
+    call = Call(pid=9, comm="db", name="openat", path=path, took_ns=616 * MS, written_bytes=size)
+    return Calls(seen=(call,))
 
 
 def test_a_large_file_that_landed_in_the_window_is_found_with_its_numbers() -> None:
@@ -182,6 +193,58 @@ def test_without_anybody_living_who_did_it_a_copy_is_likely() -> None:
     assert (finding.verdict, finding.certainty) == (Verdict.FOUND, Certainty.LIKELY)
 
 
+def test_a_copy_whose_call_was_seen_is_confirmed_though_nobody_lives_who_made_it() -> None:
+    finding = judged(copy(), calls=called())
+    assert (finding.verdict, finding.certainty) == (Verdict.FOUND, Certainty.CONFIRMED)
+    (seen,) = [e for e in finding.evidence if e.source == "raw_syscalls:sys_exit"]
+    assert seen.says == (
+        "db 9: openat of /data/big took 616 ms, and had 67108864 bytes written that it did not give"
+    )
+
+
+def test_a_call_on_another_file_proves_nothing() -> None:
+    finding = judged(copy(), calls=called("/data/other"))
+    assert finding.certainty is Certainty.LIKELY
+    assert not [e for e in finding.evidence if e.source == "raw_syscalls:sys_exit"]
+
+
+def test_a_call_settles_whether_a_file_without_a_mark_is_a_copy() -> None:
+    after = upper(unmarked=(copy(),))
+    finding = judged(after=after, calls=called())
+    assert (finding.verdict, finding.certainty) == (Verdict.FOUND, Certainty.CONFIRMED)
+    assert judged(after=after, calls=called("/else")).verdict is Verdict.UNKNOWN
+
+
+def test_a_call_below_another_overlay_mount_is_told_by_the_path_in_the_container() -> None:
+    mount = msgspec.structs.replace(ROOT, mountpoint="/srv")
+    finding = judged(copy(), mount=mount, calls=called("/srv/data/big"))
+    assert finding.certainty is Certainty.CONFIRMED
+
+
+def test_calls_are_harmless_to_print_and_the_largest_come_first() -> None:
+    def one(path: str, size: int) -> Copied:
+        done = Done(
+            at_ns=1,
+            took_ns=1,
+            slot=1,
+            pid=9,
+            tid=9,
+            comm="\x1bdb",
+            call="openat",
+            kind="open",
+            path=path,
+            error=None,
+            read_bytes=0,
+            written_bytes=size,
+            copying_ns=0,
+            truncated=False,
+        )
+        return Copied(done=done, bytes=size, exact=True)
+
+    first, second = told([one("/a", 1), one("/b\n", 2)])
+    assert (first.path, second.path, first.comm) == ("/b\\n", "/a", "\\x1bdb")
+
+
 def test_a_copy_of_the_inode_alone_is_cheap() -> None:
     assert judged(copy(metacopy=True)).verdict is Verdict.CLEAR
 
@@ -262,7 +325,11 @@ def test_names_from_the_container_cannot_speak_to_the_terminal() -> None:
 def test_an_observation_survives_a_recording() -> None:
     watched = Watched(mount=ROOT, before=upper(), after=upper(copy(), unmarked=(copy(),)))
     seen = Observation(
-        init_pid=7, root_fstype="overlay", mounts=(watched,), written=written(64 * MIB)
+        init_pid=7,
+        root_fstype="overlay",
+        mounts=(watched,),
+        written=written(64 * MIB),
+        calls=called(),
     )
     again = msgspec.json.decode(msgspec.json.encode(seen), type=Observation)
     assert again == seen

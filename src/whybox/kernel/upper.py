@@ -178,6 +178,43 @@ def landed(host: Host, overlay: Overlay, since: Survey) -> Upper:
     )
 
 
+def look(host: Host, overlay: Overlay, path: str, written_bytes: int) -> CopiedUp | None:
+    """The file of that path below the mount point, if it is a copy.
+
+    One without a mark is a copy if the call that made it had the kernel write so many bytes.
+    """
+    try:
+        top = os.open(host.path(overlay.upperdir), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        found = list(_looked_at(overlay, top, path))
+    finally:
+        os.close(top)
+    copies = [
+        one
+        for one in found
+        if one.origin is not None
+        or (_may_be_copy(host, overlay, one) and 2 * written_bytes >= one.statx.size_bytes)
+    ]
+    return next(iter(_described(host, overlay, copies)), None)
+
+
+def _looked_at(overlay: Overlay, top: int, path: str) -> "Iterator[_Found]":
+    where, name = os.path.split(path)
+    try:
+        # To be opened for reading, not by its path alone: its attributes are asked for.
+        descriptor = open_beneath(top, where or ".", os.O_RDONLY | os.O_DIRECTORY)
+    except (OSError, ValueError):  # it is gone, or no path
+        return
+    try:
+        ctime_ns = os.fstat(descriptor).st_ctime_ns
+        directory = Directory(path=where or ".", descriptor=descriptor, ctime_ns=ctime_ns, files=())
+        yield from (one for one in _found(overlay, directory, name) if stat.S_ISREG(one.statx.mode))
+    finally:
+        os.close(descriptor)
+
+
 def _free_bytes(host: Host, overlay: Overlay) -> int:
     said = os.statvfs(host.path(overlay.upperdir))
     return said.f_bfree * said.f_frsize

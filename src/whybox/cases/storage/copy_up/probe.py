@@ -1,12 +1,13 @@
 """The first change to a file of the image copies all of it: copies that landed in this window."""
 
 import os
+from contextlib import nullcontext
 
 from msgspec import Struct
 
 from whybox.change import Change, InProgram, Volume
 from whybox.kernel import overlay, surplus, upper
-from whybox.kernel.copies import Copies, copied
+from whybox.kernel.copies import NOT_WATCHED, Call, Calls, Copies, copied, in_container, watch
 from whybox.kernel.host import Host, printable
 from whybox.kernel.mountinfo import mounts, root_mount
 from whybox.kernel.surplus import Accounts, Writer, Written
@@ -47,6 +48,8 @@ class Observation(Struct, frozen=True, kw_only=True):
     root_fstype: str | None
     mounts: tuple[Watched, ...]
     written: Written
+    calls: Calls = NOT_WATCHED
+    """The system calls that copied, where they can be watched."""
 
 
 def observe(host: Host, target: Target) -> Watch[Observation]:
@@ -56,16 +59,19 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
         raise OSError("it is not running")
     seen = mounts(host, init.pid)
     root = root_mount(seen)
-    before = [(o, upper.begin(host, o)) for o in overlay.overlays(seen)[:MOST_MOUNTS]]
-    accounts = surplus.accounts(host, target) if before else Accounts()
-    yield
-    after = surplus.accounts(host, target) if before else Accounts()
-    return Observation(
-        init_pid=init.pid,
-        root_fstype=None if root is None else root.fstype,
-        mounts=tuple(upper.end(host, o, begun) for o, begun in before),
-        written=surplus.written(host, accounts, after),
-    )
+    mounted = overlay.overlays(seen)[:MOST_MOUNTS]
+    with watch(host, target) if mounted else nullcontext(Calls) as copying:
+        before = [(o, upper.begin(host, o)) for o in mounted]
+        accounts = surplus.accounts(host, target) if mounted else Accounts()
+        yield
+        after = surplus.accounts(host, target) if mounted else Accounts()
+        return Observation(
+            init_pid=init.pid,
+            root_fstype=None if root is None else root.fstype,
+            mounts=tuple(upper.end(host, o, begun) for o, begun in before),
+            written=surplus.written(host, accounts, after),
+            calls=copying(),
+        )
 
 
 def _hurts(copies: Copies) -> bool:
@@ -93,7 +99,7 @@ def judge(seen: Observation) -> Finding:
     copying = next((w for w in seen.written.writers if w.copying), None)
     if copying is not None:
         return _under_way(copying, seen)
-    reasons = [_suspicion(seen), *map(_reason, seen.mounts)]
+    reasons = [_suspicion(seen), *(_reason(watched, seen.calls) for watched in seen.mounts)]
     reason = next((r for r in reasons if r is not None), None)
     if reason is not None:
         return unknown(reason)
@@ -109,10 +115,10 @@ def _no_overlay(fstype: str | None) -> Finding:
 
 
 def _all_copies(seen: Observation) -> list[Copies]:
-    return [copied(watched, seen.written) for watched in seen.mounts]
+    return [copied(watched, seen.written, seen.calls) for watched in seen.mounts]
 
 
-def _reason(watched: Watched) -> str | None:
+def _reason(watched: Watched, calls: Calls) -> str | None:
     """Why nothing can be said of this mount."""
     after = watched.after
     if watched.reason is not None:
@@ -121,9 +127,10 @@ def _reason(watched: Watched) -> str | None:
         return "in a window of 0 s no file can be seen being copied: ask with --window 5s"
     if after.incomplete is not None:
         return f"{watched.mount.upperdir} could not be seen whole: {after.incomplete}"
-    if after.unmarked:
+    doubtful = [f for f in after.unmarked if calls.of(watched, f) is None]
+    if doubtful:
         return (
-            f"{after.unmarked[0].path} is new there, and may be a copy or written anew: the kernel "
+            f"{doubtful[0].path} is new there, and may be a copy or written anew: the kernel "
             "marks no copy of a file with several names"
         )
     return None
@@ -190,7 +197,7 @@ def _summary(copies: Copies) -> str:
             f"{copies.count} files of the image were copied up in this window, {total}: the first "
             "change to a file of the image, its mode or owner too, copies all of it."
         )
-    first = _in_container(copies.watched, large[0].path)
+    first = in_container(copies.watched, large[0])
     what = first if len(large) == 1 else f"{len(large)} files such as {first}"
     return (
         f"The first change to a file of the image copied all of it: {what}, {total}, "
@@ -206,7 +213,20 @@ def _evidence(copies: Copies, seen: Observation) -> tuple[Evidence, ...]:
     )
     said = f"{mount.mountpoint} is overlay, upperdir={mount.upperdir}"
     where = Evidence(f"/proc/{seen.init_pid}/mountinfo", said)
-    return (*files, where, *_accounted(seen.written.writers))
+    return (*files, where, *_called(copies, seen.calls), *_accounted(seen.written.writers))
+
+
+def _called(copies: Copies, calls: Calls) -> tuple[Evidence, ...]:
+    """The calls that copied the largest files."""
+    made = [calls.of(copies.watched, file) for file in copies.files[:3]]
+    return tuple(Evidence("raw_syscalls:sys_exit", _call(one)) for one in made if one is not None)
+
+
+def _call(call: Call) -> str:
+    return (
+        f"{call.comm} {call.pid}: {call.name} of {call.path} took {call.took_ns / 1e6:.0f} ms, "
+        f"and had {call.written_bytes} bytes written that it did not give"
+    )
 
 
 def _landing(watched: Watched, file: CopiedUp) -> str:
@@ -257,13 +277,9 @@ def _cures(copies: Copies) -> tuple[Cure, ...]:
 def _directory(copies: Copies) -> str:
     """The deepest directory that holds them all, or where that is ``/``, the largest file's."""
     files = tuple(filter(_is_slow, copies.files)) or copies.files
-    directories = [os.path.dirname(_in_container(copies.watched, f.path)) for f in files]
+    directories = [os.path.dirname(in_container(copies.watched, f)) for f in files]
     shared = os.path.commonpath(directories)
     return directories[0] if shared == "/" else shared
-
-
-def _in_container(watched: Watched, path: str) -> str:
-    return os.path.join(watched.mount.mountpoint, path)
 
 
 def _under_way(writer: Writer, seen: Observation) -> Finding:
