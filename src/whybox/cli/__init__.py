@@ -14,6 +14,7 @@ COMMANDS = {
     "cases": "list all cases",
     "check": "show what this kernel and these rights let whybox see",
     "lab": "make a trouble on purpose in a disposable container",
+    "trace": "open the kernel: ask one question of it about a container",
     "prove": "prove every case on this very kernel",
     "capture": "keep the observations of one window in a file",
     "schema": "print the JSON schema of a report",

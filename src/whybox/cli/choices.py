@@ -12,13 +12,13 @@ from whybox.kernel.host import Host, printable
 from whybox.kernel.target import Target
 from whybox.model import AnyCase
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
+_UNITS = {"us": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
 LONGEST_WINDOW_SECONDS = 3600.0
 
 
 def seconds(text: str) -> float:
     """A duration such as ``5s``, ``500ms`` or ``1m``; a bare number is seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|)", text)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms|s|m|)", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration such as 5s, 500ms or 1m")
     value = float(match[1]) * _UNITS[match[2]]
