@@ -1,4 +1,4 @@
-"""``python -m bench``: every figure of one run in one table."""
+"""``python -m bench``: every figure of one run, in two tables; ``python -m bench tracing`` one."""
 
 import contextlib
 import os
@@ -8,9 +8,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bench import clock
+from bench import clock, tracing
 from bench.clock import EMPTY, Took
 from tests.live import image as test_image
+from tests.live import packages
 from tests.live.engine import Engine, missing
 from whybox import cases
 from whybox.diagnose import diagnose
@@ -41,6 +42,13 @@ class Row(Struct, frozen=True, kw_only=True):
 
 def main() -> int:
     """Measure and print."""
+    if sys.argv[1:] != ["tracing"]:
+        _commands()
+    _tracing()
+    return 0
+
+
+def _commands() -> None:
     with _engine() as engine:
         rows = [*_start_up(), *_window(), *_box(engine)]
     from whybox.views import table
@@ -50,7 +58,18 @@ def main() -> int:
         [row.cells() for row in rows],
         colour=sys.stdout.isatty(),
     )
-    return 0
+
+
+def _tracing() -> None:
+    packages.ensure(packages.PEERS)
+    from whybox.views import table
+
+    print("CPU time of a loop in a container while it is traced, to that of the loop alone")
+    table.show(
+        ("question", "tracer", "ratio", "lowest", "highest", "target"),
+        [result.cells() for result in tracing.measure()],
+        colour=sys.stdout.isatty(),
+    )
 
 
 @contextlib.contextmanager
