@@ -50,7 +50,7 @@ traces: $(VENV)/tested bpf ## every trace on the other kernels: make traces OTHE
 
 # One object for all of them: every BPF program on every kernel that can be booted here.
 kernels: $(VENV)/tested bpf packages ## run every BPF program on every kernel, write docs/kernels.md
-	$(BIN)/python -m tests.kernels
+	$(BIN)/python -m tests.kernels $(QUICK)
 
 bench: $(VENV)/tested bpf packages ## ratios against peers and against the limit
 	$(BIN)/python -m bench

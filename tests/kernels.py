@@ -1,6 +1,6 @@
 """``python -m tests.kernels``: run every BPF program on every kernel, and write docs/kernels.md.
 
-It takes some minutes for each kernel, and root.
+It takes ten minutes for each kernel, and root. ``--quick`` loads and attaches, and runs no test.
 """
 
 import subprocess
@@ -19,8 +19,9 @@ ASKING = ("-m", "tests.live.objects")
 HEAD = """\
 # BPF programs on kernels
 
-Made by `make kernels`, which loads and attaches every program on every kernel and runs the live
+Made by `make kernels`, which loads and attaches every program on every kernel, and runs the live
 tests of every question there: the numbers of a known workload, compared with an independent count.
+(`make kernels QUICK=--quick` loads and attaches alone.)
 A program that a kernel cannot take is replaced by another of its group, or by what the last column
 says. The first kernel is the development machine's (cgroup v1 with an empty v2 tree, without
 kprobes and function tracer); the others are Debian's in QEMU (pure cgroup v2).
@@ -29,10 +30,11 @@ kprobes and function tracer); the others are Debian's in QEMU (pure cgroup v2).
 
 def main() -> None:
     """Ask all kernels; write the page."""
-    asked = [_asked((sys.executable, *ASKING))]
+    quick = sys.argv[1:]
+    asked = [_asked((sys.executable, *ASKING, *quick))]
     for kernel in kernels.KERNELS:
         words = (sys.executable, "-m", "vm", kernel.version, "--timeout", "1500", "--")
-        asked.append(_asked((*words, "python3", *ASKING)))
+        asked.append(_asked((*words, "python3", *ASKING, *quick)))
     PAGE.write_text("\n".join(page(asked)) + "\n")
 
 
@@ -44,9 +46,11 @@ def _asked(words: tuple[str, ...]) -> Kernel:
 def page(asked: list[Kernel]) -> Iterator[str]:
     """The lines of the page."""
     yield HEAD
-    yield "## Questions\n\nLive tests passed on each kernel; what failed or was skipped is said.\n"
-    yield from _table(["question", *(k.release for k in asked)], _questions(asked))
-    yield "\n## Objects\n\nWhat each object hooks there, or why it cannot.\n"
+    if any(kernel.questions for kernel in asked):
+        yield "## Questions\n\nTheir live tests; what failed, or cannot be tried there, is said.\n"
+        yield from _table(["question", *(k.release for k in asked)], _questions(asked))
+        yield ""
+    yield "## Objects\n\nWhat each object hooks there, or why it cannot.\n"
     yield from _table(["object", *(k.release for k in asked), "else"], _objects(asked))
 
 

@@ -166,7 +166,8 @@ def test_a_function_that_burns_two_thirds_is_named(programs: dict[str, bytes]) -
     assert_thirds(answer)
     assert answer.functions[0].name == "two_thirds"
     assert answer.functions[0].file == "thirds"
-    assert function(answer, "main").total > 0.9 * answer.processes[0].samples
+    through_main = sum(one.weight for one in answer.stacks if "main" in one.frames)
+    assert through_main > 0.7 * answer.processes[0].samples
     assert not answer.cut
     assert answer.processes[0].pid == pid
     assert answer.processes[0].comm == "thirds"

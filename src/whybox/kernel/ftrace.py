@@ -32,18 +32,6 @@ _BUFFERS_KIB, _MOST_KIB_PER_CPU, _LEAST_KIB_PER_CPU = 64 << 10, 2048, 256
 _MOST_TEXT, _MOST_LIST = 1 << 16, 16 << 20
 
 
-#: Sources of time that are read without a lock. While the clock ``mono`` reads any other, such as
-#: ``hpet``, the tracer may be entered again, from within its lock, and the machine stands still
-#: (measured: 5.10 and 6.1 in QEMU, whose clock is hpet).
-_LOCKLESS = frozenset(
-    (
-        *("tsc", "tsc-early", "kvm-clock", "hyperv_clocksource_tsc_page", "xen"),
-        *("arch_sys_counter", "timebase", "tod", "riscv_clocksource"),
-    )
-)
-_CLOCK_SOURCE = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
-
-
 @contextmanager
 def graph(host: Host, function: str, depth: int, pids: Callable[[], set[int]]) -> Iterator[Graph]:
     """Trace what ``function`` calls, so many levels deep, in the threads that ``pids`` finds.
@@ -58,7 +46,7 @@ def graph(host: Host, function: str, depth: int, pids: Callable[[], set[int]]) -
         note = tracefs.made(f"{root}/instances/{name}")
         tracing = Graph(
             note if kind == "graph-" else root,
-            _clock(host, root),
+            _clock(root),
             _formats(root),
             in_instance=kind == "graph-",
         )
@@ -153,11 +141,13 @@ def _begin(
     tracing.open()
 
 
-def _clock(host: Host, root: str) -> str:
-    """The finest that is safe. The default one stands still for a whole tick where the TSC is not
-    trusted."""
-    if (host.optional_text(_CLOCK_SOURCE) or "").strip() in _LOCKLESS:
-        return "mono"
+def _clock(root: str) -> str:
+    """The finest that is safe.
+
+    That is not ``mono``: while the graph tracer took its times from there, 5.10 and 6.1 in QEMU
+    stood still, both CPUs in a soft lockup, with hpet for its source as with tsc (measured). The
+    default clock stands still for a whole tick where the TSC is not trusted.
+    """
     clocks = _text(f"{root}/trace_clock").replace("[", " ").replace("]", " ").split()
     return next((clock for clock in (TSC, "local") if clock in clocks), clocks[0])
 

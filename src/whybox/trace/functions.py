@@ -252,7 +252,7 @@ def _notes_of_graph(tracing: Graph, depth: int) -> Iterator[str]:
         )
     if tracing.clock == TSC:
         yield (
-            "no clock of this kernel is safe to use but the processor's counter, which may differ"
+            "times are taken from the processor's counter, the safest clock, which may differ"
             " between CPUs"
         )
     yield (
