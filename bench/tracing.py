@@ -290,7 +290,7 @@ def _cost(box: Box, words: Sequence[str]) -> int:
     assert group is not None
     before = cpu.usage_usec(host, group)
     pid = box.run(_become(tuple(words)))
-    while task.stat(Host(), pid).state != "Z" if _exists(pid) else False:
+    while not _ended(pid):
         time.sleep(0.01)
     host.next_moment()
     after = cpu.usage_usec(host, group)
@@ -299,8 +299,11 @@ def _cost(box: Box, words: Sequence[str]) -> int:
     return after - before
 
 
-def _exists(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+def _ended(pid: int) -> bool:
+    try:
+        return task.stat(Host(), pid).state == "Z"
+    except OSError:
+        return True
 
 
 def _become(words: tuple[str, ...]) -> Callable[[], None]:
