@@ -29,9 +29,8 @@ KERNEL_ARGUMENTS = (
     "panic=-1",  # with -no-reboot: a panic ends QEMU at once
     "apparmor=0",  # dockerd would insist on apparmor_parser
     "psi=1",  # Debian builds it in, switched off
-    # Emulated, one counter serves all CPUs. The kernel would doubt it and read the HPET instead, of
-    # which each reading is an exit to the emulator under one lock: a guest that did nothing but
-    # switch tasks while each switch was timed stood still (seen on 6.1).
+    # Emulated, one counter serves all CPUs. The kernel would doubt it and read the HPET instead,
+    # and each reading of that is an exit to the emulator.
     "tsc=reliable",
     "mitigations=off",  # page-table isolation is slow under emulation, and guards nothing here
 )

@@ -144,8 +144,8 @@ def _begin(
 def _clock(root: str) -> str:
     """The finest that is safe.
 
-    That is not ``mono``: while the graph tracer took its times from there, 5.10 and 6.1 in QEMU
-    stood still, both CPUs in a soft lockup, with hpet for its source as with tsc (measured). The
+    That is not ``mono``: while the graph tracer took its times from there, guests in QEMU stood
+    still (seen on 5.10 and 6.1 with hpet for its source, on 6.1 with tsc; why is not known). The
     default clock stands still for a whole tick where the TSC is not trusted.
     """
     clocks = _text(f"{root}/trace_clock").replace("[", " ").replace("]", " ").split()

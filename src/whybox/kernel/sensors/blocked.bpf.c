@@ -43,7 +43,7 @@ struct sched_info___arrival {
 struct task_struct___off {
 	struct sched_entity se;
 	struct sched_info___arrival sched_info;
-	u8 on_cpu; /* an int until 7.x: its low byte (objects are for little-endian alone) */
+	u8 on_cpu; /* an int once, one byte on 7.3 (measured): the low one, for bpfel alone */
 } CORE;
 
 struct seq_file;
