@@ -15,8 +15,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
+
+from whybox.kernel.netns import call_in
 
 # Not in /tmp: overlay2 refuses a tmpfs as the place of its layers.
 PLACE = Path("/var/tmp")
@@ -28,6 +31,8 @@ LEFT = (
     *("/run/containerd", "/opt/containerd/bin", "/opt/containerd/lib", "/opt/containerd"),
 )
 CLONE_NEWNET = 0x40000000  # <linux/sched.h>
+
+_T = TypeVar("_T")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -51,6 +56,15 @@ def restored() -> Iterator[None]:
     finally:
         with _locked():
             _leave()
+
+
+#: The network namespace that the tests were started in, from which packages can be fetched.
+_home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def at_home(function: Callable[[], _T], seconds: float) -> _T:
+    """What ``function`` returns in the network that the tests were started in."""
+    return call_in(f"/proc/self/fd/{_home}", function, timeout_sec=seconds)
 
 
 @contextmanager

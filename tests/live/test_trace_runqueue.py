@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.tracing import asked
+from tests.live.tracing import PATIENCE_SECONDS, asked
 from whybox.kernel import task
 from whybox.kernel.bpf import objects
 from whybox.kernel.host import Host
@@ -25,7 +25,7 @@ def test_three_spinners_on_one_cpu_wait_for_each_other() -> None:
         box.cpu(cpus="0")
         box.start(workload.burn())
         pids = [box.pid, box.run(workload.burn()), box.run(workload.burn())]
-        children = [child for pid in pids for child in below(pid)]
+        children = [child for pid in pids for child in both(pid)]
         before = waited_ns(children)
         with asked("runqueue", box.target()) as trace:
             attached = waited_ns(children)
@@ -71,6 +71,15 @@ def below(pid: int) -> list[int]:
                 found.append(other)
         except OSError:
             continue
+    return found
+
+
+def both(pid: int) -> list[int]:
+    """The two tasks of a workload, once it has forked."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while len(found := below(pid)) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.01)
     return found
 
 

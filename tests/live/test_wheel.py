@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live import footprint
 from tests.live.conftest import require
 from vm.tree import sources
 from whybox.kernel.bpf import ability
@@ -21,6 +22,11 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
     not (ROOT / ".git").exists(), reason="a guest has no package registry: proved on the host"
 )
+
+
+def fetching(*words: str) -> None:
+    """Run a command that needs packages: the tests' engine has a network of its own, with none."""
+    footprint.at_home(lambda: subprocess.run(words, check=True), seconds=240)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,7 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(made),
         str(checkout),
     )
-    subprocess.run(words, check=True)
+    fetching(*words)
     (found,) = made.iterdir()
     return found
 
@@ -69,7 +75,7 @@ def test_it_traces_on_a_machine_without_a_compiler(wheel: Path, tmp_path: Path) 
     require(ability.why_not(Host()))
     subprocess.run((sys.executable, "-m", "venv", str(tmp_path / "venv")), check=True)
     python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run((str(python), "-m", "pip", "install", "-q", str(wheel)), check=True)
+    fetching(str(python), "-m", "pip", "install", "-q", str(wheel))
     with Box("wheel") as box:
         box.start(workload.burn())
         words = ("trace", "runqueue", f"whybox://{box.name}", "--for", "1s")
