@@ -15,11 +15,11 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from whybox.kernel import overlay, syscalltable, upper
-from whybox.kernel.bpf.objects import Object, Spec, loaded
-from whybox.kernel.bpf.scope import Scope
+from whybox.kernel.bpf.objects import Spec, loaded
 from whybox.kernel.host import Host, decode
 from whybox.kernel.mountinfo import mounts
 from whybox.kernel.overlay import Overlay
+from whybox.kernel.sensors.kept import Kept
 from whybox.kernel.target import Target
 from whybox.kernel.upper import WORTH_BYTES
 
@@ -319,32 +319,11 @@ def clock_offset_ns() -> int:
     return time.time_ns() - time.monotonic_ns()
 
 
-class Files:
-    """A sensor that is attached: everybody who shares it sees all that came."""
-
-    def __init__(self, object: Object) -> None:
-        self.object = object
-        self.scope = Scope(object)
-        self._ring = object.ring()
-        self._kept: list[Done] = []
-        self._dropped = 0
-
-    def all(self) -> tuple[Done, ...]:
-        """All that came so far."""
-        new = [done(raw) for raw in self._ring.read()]
-        room = MOST_KEPT - len(self._kept)
-        self._kept += new[:room]
-        self._dropped += max(0, len(new) - room)
-        return tuple(self._kept)
-
-    @property
-    def lost(self) -> int:
-        """How many came and were not kept."""
-        return self.object.lost() + self._dropped
+Files = Kept[Done]
 
 
 @contextmanager
 def attached(host: Host) -> Iterator[Files]:
     """The sensor for copies alone. Nobody is in its scope yet. Raises ``Refused``."""
     with loaded(host, SPEC, before=before(NEVER_NS, COPYING)) as object:
-        yield Files(object)
+        yield Files(object, done, MOST_KEPT)

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 from msgspec import Struct
 
-from whybox.kernel.bpf.objects import Object, Spec, loaded
-from whybox.kernel.bpf.scope import Scope
+from whybox.kernel.bpf.objects import Spec, loaded
 from whybox.kernel.host import Host, decode
+from whybox.kernel.sensors.kept import Kept
 
 SPEC = Spec(
     name="oom",
@@ -92,39 +92,14 @@ class Killed(Struct, frozen=True, kw_only=True):
         return next((h for h in both if h.full or (v1 and h.full_with_swap)), None)
 
 
-class Kills:
-    """A sensor that is attached: everybody who shares it sees all that came."""
-
-    def __init__(self, object: Object) -> None:
-        self.object = object
-        self.scope = Scope(object)
-        self._ring = object.ring()
-        self._kept: list[Killed] = []
-        self._dropped = 0
-
-    def read(self) -> list[Killed]:
-        """What came since the last call of anybody."""
-        return [killed(raw) for raw in self._ring.read()]
-
-    def all(self) -> tuple[Killed, ...]:
-        """All that came so far."""
-        new = self.read()
-        room = MOST_KEPT - len(self._kept)
-        self._kept += new[:room]
-        self._dropped += max(0, len(new) - room)
-        return tuple(self._kept)
-
-    @property
-    def lost(self) -> int:
-        """How many came and were not kept."""
-        return self.object.lost() + self._dropped
+Kills = Kept[Killed]
 
 
 @contextmanager
 def attached(host: Host, *, stats: bool = False) -> Iterator[Kills]:
     """The sensor; nobody is in its scope yet. Raises ``Refused``."""
     with loaded(host, SPEC, stats=stats) as object:
-        yield Kills(object)
+        yield Kills(object, killed, MOST_KEPT)
 
 
 def killed(raw: bytes) -> Killed:

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 from msgspec import Struct
 
-from whybox.kernel.bpf.objects import Object, Spec, loaded
-from whybox.kernel.bpf.scope import Scope
+from whybox.kernel.bpf.objects import Spec, loaded
 from whybox.kernel.host import Host, decode
+from whybox.kernel.sensors.kept import Kept
 
 SPEC = Spec(
     name="signals",
@@ -50,34 +50,7 @@ class Generated(Struct, frozen=True, kw_only=True):
     from_comm: str
 
 
-class Signals:
-    """A sensor that is attached: everybody who shares it sees all that came."""
-
-    def __init__(self, object: Object) -> None:
-        self.object = object
-        self.scope = Scope(object)
-        self._ring = object.ring()
-        self._kept: list[Generated] = []
-        self._dropped = 0
-
-    def read(self) -> list[Generated]:
-        """What came since the last call of anybody."""
-        return [generated(raw) for raw in self._ring.read()]
-
-    def all(self) -> tuple[Generated, ...]:
-        """All that came so far."""
-        while new := self.read():
-            room = MOST_KEPT - len(self._kept)
-            self._kept += new[:room]
-            self._dropped += max(0, len(new) - room)
-            if room <= 0:
-                break  # a storm must not hold us up
-        return tuple(self._kept)
-
-    @property
-    def lost(self) -> int:
-        """How many came and were not kept."""
-        return self.object.lost() + self._dropped
+Signals = Kept[Generated]
 
 
 @contextmanager
@@ -86,7 +59,7 @@ def attached(host: Host, unwanted: int = 0, *, stats: bool = False) -> Iterator[
     its scope yet. Raises ``Refused``."""
     before = {"unwanted": [(_ZERO, _MASK.pack(unwanted))]}
     with loaded(host, SPEC, before=before, stats=stats) as object:
-        yield Signals(object)
+        yield Signals(object, generated, MOST_KEPT)
 
 
 def generated(raw: bytes) -> Generated:
