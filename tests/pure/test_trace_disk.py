@@ -134,6 +134,9 @@ def test_the_answer_says_what_it_waited_for() -> None:
     assert view.answer(answered(HOST, 1, [], [])) == [
         "none of its IO reached a disk: it slept, or lived on what is in memory"
     ]
+    assert view.answer(answered(HOST, 1, [], [], 3)) == [
+        "3 more were issued to a device and not seen to end"
+    ]
 
 
 def test_a_hostile_name_cannot_harm_a_terminal_or_a_picture() -> None:

@@ -95,16 +95,21 @@ class Answer(Struct, frozen=True, kw_only=True):
 
     devices: tuple[Device, ...]
     """The one with the longest waits first. Devices that it did not use are not told."""
+    unfinished: int = 0
+    """IOs that were issued to a device and not seen to end; they are in no sum."""
 
 
-def answered(host: Host, slot: int, totals: Iterable[Totals], limits: Iterable[Limit]) -> Answer:
+def answered(
+    host: Host, slot: int, totals: Iterable[Totals], limits: Iterable[Limit], unfinished: int = 0
+) -> Answer:
     """The answer from the sums of the programs."""
     mine: defaultdict[tuple[int, int], list[Totals]] = defaultdict(list)
     others: defaultdict[tuple[int, int], list[Totals]] = defaultdict(list)
     for one in totals:
         (mine if one.slot == slot else others)[one.device].append(one)
     devices = [_device(host, at, kinds, others[at], limits) for at, kinds in mine.items()]
-    return Answer(devices=tuple(sorted(devices, key=_spent, reverse=True)))
+    ranked = tuple(sorted(devices, key=_spent, reverse=True))
+    return Answer(devices=ranked, unfinished=unfinished)
 
 
 def _spent(device: Device) -> int:
@@ -187,7 +192,8 @@ class _Session(ObjectSession):
         return [self._told(sensor.slow(raw)) for raw in self._ring.read()]
 
     def answer(self) -> Answer:
-        return answered(self.host, self.slot, sensor.totals(self.object), self._limits)
+        left = sensor.unfinished(self.object, self.slot)
+        return answered(self.host, self.slot, sensor.totals(self.object), self._limits, left)
 
     def adopt(self, target: Target) -> None:
         super().adopt(target)

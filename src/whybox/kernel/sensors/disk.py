@@ -35,6 +35,8 @@ _DEVICE = struct.Struct("=IIII")
 _TOTALS = struct.Struct(f"=8Q{LATENCIES}I{LATENCIES}I{SIZES}I")
 _SLOW = struct.Struct("=QQQQQIIIIIIiI16s")
 _ID, _SLOT = struct.Struct("=Q"), struct.Struct("=I")
+#: ``struct flight`` begins with ``struct birth``: three times, then the slot.
+_FLIGHT_SLOT_AT = 24
 
 #: Of the files that list devices no more lines than these are read.
 MOST_DEVICES = 256
@@ -125,6 +127,16 @@ def totals(object: Object) -> Iterator[Totals]:
     """All sums so far, in no order."""
     for key, value in object.map("totals").items():
         yield decoded(key, value)
+
+
+def unfinished(object: Object, slot: int) -> int:
+    """How many IOs of a container were issued, and not seen to end.
+
+    They are in the device, or their end was hidden: what interrupts a task that no program may see
+    is seen by none either (measured on a 6.18 that hides its machine's own agent).
+    """
+    flights = object.map("flights").items()
+    return sum(_SLOT.unpack_from(value, _FLIGHT_SLOT_AT)[0] == slot for _, value in flights)
 
 
 def decoded(key: bytes, value: bytes) -> Totals:

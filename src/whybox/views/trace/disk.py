@@ -30,9 +30,10 @@ def event(event: Io) -> str:
 
 def answer(answer: Answer) -> list[str]:
     """Device by device."""
-    if not answer.devices:
-        return ["none of its IO reached a disk: it slept, or lived on what is in memory"]
-    return [line for device in answer.devices for line in _device(device)]
+    told = [line for device in answer.devices for line in _device(device)]
+    if answer.unfinished:
+        told.append(f"{answer.unfinished} more were issued to a device and not seen to end")
+    return told or ["none of its IO reached a disk: it slept, or lived on what is in memory"]
 
 
 def _device(device: Device) -> Iterator[str]:
