@@ -3,114 +3,28 @@
 import pytest
 from msgspec import structs
 
-from whybox.cases.memory.oom_killed.probe import Observation, judge
+from tests.pure.oom_observations import (
+    KILL,
+    MIB,
+    NOW,
+    PATH,
+    SECOND,
+    SHORT,
+    UNREADABLE,
+    dead,
+    ended,
+    is_clear,
+    memory,
+    seen,
+    v1,
+)
+from whybox.cases.memory.oom_killed.probe import judge
 from whybox.change import InProgram, MemoryLimit
-from whybox.kernel import casualties
 from whybox.kernel.casualties import Level
 from whybox.kernel.kmsg import Reach
 from whybox.kernel.memory import Memory
-from whybox.kernel.oomkill import Consumer, OomKill
-from whybox.kernel.target import Exit
-from whybox.model import Certainty, Finding, Severity, Verdict
-
-MIB = 1 << 20
-SECOND = 1_000_000
-ID = "ab" * 32
-PATH = f"/docker/{ID}"
-NOW = 1000 * SECOND
-
-
-def memory(path: str = PATH, **changed: object) -> Memory:
-    plain = Memory(
-        directory=f"/sys/fs/cgroup{path}",
-        path=path,
-        version=2,
-        current_bytes=20 * MIB,
-        limit_bytes=64 * MIB,
-        peak_bytes=64 * MIB,
-        oom=0,
-        oom_kill=0,
-        oom_kill_local=0,
-        max_events=0,
-        failcnt=None,
-        oom_group=False,
-        kill_disabled=None,
-        under_oom=None,
-        events_file=f"/sys/fs/cgroup{path}/memory.events",
-    )
-    return structs.replace(plain, **changed)
-
-
-def v1(path: str = PATH, **changed: object) -> Memory:
-    return memory(path, version=1, oom=None, kill_disabled=False, under_oom=False, **changed)
-
-
-KILL = OomKill(
-    usec=NOW - 40 * SECOND,
-    seq=500,
-    victim_pid=4711,
-    victim_comm="worker",
-    constraint="MEMCG",
-    oom_memcg=PATH,
-    task_memcg=PATH,
-    trigger_comm="worker",
-    trigger_pid=4711,
-    limit_bytes=64 * MIB,
-    usage_bytes=64 * MIB,
-    held_anon_bytes=60 * MIB,
-    held_file_bytes=0,
-    held_shmem_bytes=3 * MIB,
-    anon_rss_bytes=58 * MIB,
-    file_rss_bytes=0,
-    shmem_rss_bytes=0,
-    oom_score_adj=0,
-)
-UNREADABLE = Reach(reason="the kernel log may not be read from here (Operation not permitted)")
-WHOLE = Reach(oldest_usec=0, complete=True)
-SHORT = Reach(oldest_usec=NOW - SECOND)
-
-
-def seen(*kills: OomKill, own: Memory | None = None, **changed: object) -> Observation:
-    plain = Observation(
-        id=ID,
-        runtime="docker",
-        path=PATH,
-        init_pid=4000,
-        ended=False,
-        kills=kills,
-        new_seq=None,
-        log=WHOLE,
-        now_usec=NOW,
-        start_usec=NOW - 600 * SECOND,
-        end_usec=NOW,
-        oom_kill_before=None,
-        levels=(Level(memory=own or memory(oom_kill=len(kills))),),
-        exit=None,
-        total_bytes=8192 * MIB,
-    )
-    told = structs.replace(plain, **changed)
-    before = changed.get("oom_kill_before", told.levels[0].memory.oom_kill)
-    return structs.replace(told, oom_kill_before=before)
-
-
-def dead(*kills: OomKill, exit: Exit | None = None, **changed: object) -> Observation:
-    gone = structs.replace(seen(*kills), ended=True, init_pid=None, path=None, levels=())
-    end = NOW - 39 * SECOND
-    return structs.replace(gone, oom_kill_before=None, exit=exit, end_usec=end, **changed)
-
-
-def ended(code: int, oom_killed: bool | None, *events: str) -> Exit:
-    return Exit(
-        source="docker inspect",
-        status="exited",
-        exit_code=code,
-        oom_killed=oom_killed,
-        events=events,
-    )
-
-
-def is_clear(found: Finding, *words: str) -> bool:
-    return found.verdict is Verdict.CLEAR and all(word in found.summary for word in words)
+from whybox.kernel.oomkill import Consumer
+from whybox.model import Certainty, Severity, Verdict
 
 
 def test_a_child_killed_in_the_window_is_found_with_victim_limit_and_memory() -> None:
@@ -373,82 +287,3 @@ def test_an_earlier_runs_kill_does_not_explain_this_end() -> None:
 def test_an_end_before_this_boot_is_not_in_this_log() -> None:
     old = structs.replace(dead(exit=ended(137, None)), start_usec=-SECOND, end_usec=-5)
     assert judge(old).verdict is Verdict.UNKNOWN
-
-
-SEEN = structs.replace(
-    KILL,
-    seq=None,
-    trigger_comm="greedy",
-    trigger_pid=4712,
-    held_anon_bytes=None,
-    held_file_bytes=None,
-    held_shmem_bytes=None,
-    witnessed=True,
-    logged=False,
-)
-
-
-def test_a_kill_that_was_seen_is_found_and_confirmed_although_the_log_is_closed() -> None:
-    found = judge(seen(SEEN, own=memory(oom_kill=1, oom=1), oom_kill_before=0, log=UNREADABLE))
-    assert (found.verdict, found.certainty) == (Verdict.FOUND, Certainty.CONFIRMED)
-    for words in (
-        "worker (pid 4711) was OOM-killed in this window",
-        "own memory limit of 64 MiB",
-        "when greedy (pid 4712) asked for more",
-    ):
-        assert words in found.summary
-    assert found.evidence[0].source == "tracepoint oom:mark_victim"
-    assert "pid=4711 comm=worker" in found.evidence[0].says
-    assert "65536kB of 65536kB" in found.evidence[0].says
-    assert all("log" not in r.because for r in found.ruled_out)
-    assert found.cures[0].change == MemoryLimit(128 * MIB)
-
-
-def test_a_kill_that_was_seen_says_when_it_was_a_parents_limit_or_the_hosts() -> None:
-    parents = structs.replace(SEEN, oom_memcg="/docker")
-    levels = (
-        Level(memory=memory(limit_bytes=None, oom_kill=1)),
-        Level(memory=memory("/docker")),
-    )
-    found = judge(seen(parents, levels=levels, log=UNREADABLE))
-    assert "its parent /docker reached the memory limit of 64 MiB" in found.summary
-    hosts = structs.replace(
-        SEEN, global_oom=True, oom_memcg=None, limit_bytes=None, usage_bytes=None, constraint=None
-    )
-    found = judge(seen(hosts, log=UNREADABLE))
-    assert "the host itself ran out of memory" in found.summary
-    assert "no group above it was full" in found.evidence[0].says
-
-
-def test_a_report_that_was_held_back_gets_its_group_from_what_was_seen() -> None:
-    line = structs.replace(
-        KILL, seq=501, oom_memcg=None, task_memcg=None, constraint=None, limit_bytes=None
-    )
-    other = structs.replace(line, seq=502, victim_pid=5000)
-    mine, nameless = casualties.merged((), (line, other), (SEEN,), 500)
-    assert nameless == (other,)
-    (one,) = mine
-    assert (one.seq, one.oom_memcg, one.witnessed, one.logged) == (501, PATH, True, True)
-    assert one.anon_rss_bytes == 58 * MIB
-    assert judge(seen(*mine, new_seq=500)).certainty is Certainty.CONFIRMED
-
-
-def test_what_the_log_tells_in_full_and_was_seen_is_one_kill_with_both_as_evidence() -> None:
-    mine, nameless = casualties.merged((KILL,), (), (SEEN,), 500)
-    assert (len(mine), nameless) == (1, ())
-    found = judge(seen(*mine, new_seq=500))
-    assert "60 MiB anonymous" in found.summary
-    assert {e.source for e in found.evidence} > {"tracepoint oom:mark_victim", WHOLE.source}
-
-
-def test_a_kill_of_the_same_pid_before_the_window_is_another_one() -> None:
-    old = structs.replace(KILL, seq=400, usec=NOW - 500 * SECOND)
-    mine, _ = casualties.merged((old,), (), (SEEN,), 500)
-    assert [k.witnessed for k in mine] == [False, True]
-
-
-def test_what_was_counted_and_not_seen_says_why_nobody_saw_it() -> None:
-    why = "this kernel tells no types"
-    found = judge(seen(own=memory(oom_kill=1, oom=1), oom_kill_before=0, unwatched=why))
-    assert found.certainty is Certainty.LIKELY
-    assert why in found.summary

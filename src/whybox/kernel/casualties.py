@@ -139,11 +139,24 @@ class Casualties(Struct, frozen=True, kw_only=True):
     def last(self) -> OomKill | None:
         """The last kill that stands; of a group that was killed as one, its chosen victim."""
         standing = self.standing()
-        if not standing or not standing[-1].oom_group:
-            return standing[-1] if standing else None
-        end = standing[-1]
+        if not standing:
+            return None
+        end = self._told_best(standing)
+        if not end.oom_group:
+            return end
         together = [k for k in standing if k.oom_group and k.oom_memcg == end.oom_memcg]
         return next(k for k in together if (end.usec or 0) - (k.usec or 0) < SLACK_USEC)
+
+    def _told_best(self, standing: list[OomKill]) -> OomKill:
+        """The last one, or of those at the same limit the last of which the log tells more.
+
+        A kill is marked before it is logged (mm/oom_kill.c, __oom_kill_process): of one that
+        happens while we read, the sensor may know and the log not yet.
+        """
+        end = standing[-1]
+        alike = [k for k in standing if self.in_window(k) and k.oom_memcg == end.oom_memcg]
+        told = [k for k in alike if k.logged and k.usage_bytes is not None]
+        return told[-1] if told and not end.logged else end
 
     def in_window(self, kill: OomKill) -> bool:
         """Whether it happened while we watched."""
