@@ -7,10 +7,11 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from whybox.kernel import cgroup, task
-from whybox.kernel.bpf.objects import Cost, Refused, loaded
+from whybox.kernel.bpf.objects import Cost, Object, Refused, loaded
 from whybox.kernel.finding import recognise
 from whybox.kernel.host import Host
 from whybox.kernel.sensors import runqueue as sensor
+from whybox.kernel.sensors.meter import Meter
 from whybox.kernel.sensors.runqueue import Ahead
 from whybox.kernel.target import Target, place, processes
 from whybox.trace.question import Options, Question, Session
@@ -45,8 +46,16 @@ class Answer(Struct, frozen=True, kw_only=True):
 class _Session(ObjectSession):
     """Sums only: nothing is told one by one."""
 
+    def __init__(self, host: Host, target: Target, object: Object) -> None:
+        super().__init__(host, target, object)
+        self._meter = Meter(object, sensor.runs)
+
     def events(self) -> Sequence[Struct]:
+        self._meter.tick()
         return ()
+
+    def cost(self) -> Cost | None:
+        return self._meter.cost()
 
     def lost(self) -> int:
         return self.object.missed()
@@ -150,7 +159,7 @@ class Tally(NamedTuple):
 def _open(host: Host, target: Target, options: Options) -> Iterator[Session]:
     with ExitStack() as stack:
         try:
-            object = stack.enter_context(loaded(host, sensor.SPEC, stats=True))
+            object = stack.enter_context(loaded(host, sensor.SPEC))
         except Refused as refusal:
             yield _Sums(host, target, str(refusal.strerror))
             return

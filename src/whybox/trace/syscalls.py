@@ -126,7 +126,7 @@ class _Session(ObjectSession):
     ) -> None:
         super().__init__(host, target, object, notes)
         checks.begin_epoch(object)
-        self._meter = Meter(object)
+        self._meter = Meter(object, checks.runs)
         self._ring = object.ring()
         self._symbols = KernelSymbols(host)
         self._paths: dict[int, tuple[str, ...]] = {}

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from whybox.kernel.bpf.objects import Object
+from whybox.kernel.sensors.meter import counted
 from whybox.kernel.symbols import KernelSymbols
 
 _ZERO, _WORD = struct.pack("=I", 0), struct.Struct("=Q")
@@ -79,3 +80,8 @@ def begin_epoch(object: Object) -> None:
     # They count it on by one; no count of theirs comes to where the time is.
     epoch = time.monotonic_ns() >> 10
     object.map("epoch").set(_ZERO, _WORD.pack(epoch))
+
+
+def runs(object: Object) -> int:
+    """How often it was asked who is watched: once for each run of a program."""
+    return counted(object, "last_seen", _WORD.size)

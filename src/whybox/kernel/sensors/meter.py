@@ -1,4 +1,4 @@
-"""What programs cost that run on every system call: timed at first, and then only counted.
+"""What programs cost that run on every system call or switch: timed at first, then only counted.
 
 To time it the kernel reads a clock before and after each run. For programs as short as these that
 costs more than they do (measured on 6.18, a read() of one byte by a task that is not watched takes
@@ -7,22 +7,24 @@ costs more than they do (measured on 6.18, a read() of one byte by a task that i
 
 import os
 import struct
+from collections.abc import Callable
 
 from whybox.kernel.bpf import libbpf
 from whybox.kernel.bpf.objects import Cost, Object
 
 _RUN_TIME = 0  # include/uapi/linux/bpf.h, enum bpf_stats_type
-_LAST = struct.Struct("=QQ")
+_COUNT = struct.Struct("=Q")
 
 
 class Meter:
     """Times so many ticks, and reckons from them.
 
-    It is switched off once and not on again: each time the kernel patches its own text.
+    It is switched off once and not on again: each time the kernel patches its own text. ``runs``:
+    how often the programs ran, by their own count.
     """
 
-    def __init__(self, object: Object, *, ticks: int = 10) -> None:
-        self._object = object
+    def __init__(self, object: Object, runs: Callable[[Object], int], *, ticks: int = 10) -> None:
+        self._object, self._runs = object, runs
         self._left = ticks
         self._descriptor: int | None = None
         self._timed: Cost | None = None
@@ -49,12 +51,12 @@ class Meter:
         timed = self._object.counted() if self._descriptor is not None else self._timed
         if timed is None:
             return None
-        runs = max(runs_of(self._object), timed.runs)
+        runs = max(self._runs(self._object), timed.runs)
         each = timed.run_ns / timed.runs if timed.runs else 0
         return Cost(run_ns=round(runs * each), runs=runs, missed=self._object.missed())
 
 
-def runs_of(object: Object) -> int:
-    """How often the programs ran, by ``checks.h``."""
-    rows = object.map("last_seen").per_cpu(struct.pack("=I", 0))
-    return sum(_LAST.unpack(row)[1] for row in rows)
+def counted(object: Object, map: str, at: int = 0) -> int:
+    """The sum over all CPUs of a counter, which is so many bytes into a map's only element."""
+    rows = object.map(map).per_cpu(struct.pack("=I", 0))
+    return sum(_COUNT.unpack_from(row, at)[0] for row in rows)

@@ -37,6 +37,11 @@ struct {
 	PERCPU_ARRAY_OF(struct waits, MOST_WATCHED);
 } waits SEC(".maps");
 
+/* How often the program ran: it is timed only at first. */
+struct {
+	PERCPU_ARRAY_OF(u64, 1);
+} runs SEC(".maps");
+
 /* Who ran when a task of a container had to wait: the task that left the CPU to it. */
 struct ahead {
 	u32 slot, pid;
@@ -76,10 +81,13 @@ int on_switch(u64 *context)
 {
 	struct task_struct *prev = (struct task_struct *)context[1];
 	struct task_struct *next = (struct task_struct *)context[2];
-	u64 queued = next->sched_info.last_queued, waited;
+	u64 queued = next->sched_info.last_queued, waited, *ran;
 	struct waits *mine;
-	u32 slot, bucket;
+	u32 slot, bucket, zero = 0;
 
+	ran = bpf_map_lookup_elem(&runs, &zero);
+	if (ran)
+		(*ran)++;
 	if (!queued)
 		return 0;
 	slot = slot_of(next);

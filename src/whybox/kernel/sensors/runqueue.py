@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from whybox.kernel.bpf.objects import Object, Spec
 from whybox.kernel.host import decode
+from whybox.kernel.sensors.meter import counted
 
 SPEC = Spec(
     name="runqueue",
@@ -53,6 +54,11 @@ def waits(object: Object, slot: int) -> Waits:
         longest_ns=max(row[2] for row in rows),
         buckets=tuple(sum(column) for column in zip(*(row[3:] for row in rows), strict=True)),
     )
+
+
+def runs(object: Object) -> int:
+    """How often the program ran, by its own count."""
+    return counted(object, "runs")
 
 
 def ahead(object: Object, slot: int) -> Iterator[Ahead]:
