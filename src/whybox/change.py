@@ -32,6 +32,91 @@ class MemoryLimit(Struct, frozen=True, tag=True):
     """The group, as ``/proc/PID/cgroup`` names it, when it is an ancestor's limit."""
 
 
+class MemoryHigh(Struct, frozen=True, tag=True):
+    """Is slowed down only above this much memory; ``None``: never. v2 alone."""
+
+    bytes: int | None
+    cgroup: str | None = None
+
+
+class SwapLimit(Struct, frozen=True, tag=True):
+    """May hold this much in swap, besides its memory; ``None``: as much as there is."""
+
+    bytes: int | None
+    cgroup: str | None = None
+
+
+class Swappiness(Struct, frozen=True, tag=True):
+    """How readily its anonymous memory is swapped, 0 to 200. v1 alone."""
+
+    value: int
+
+
+class HugepageLimit(Struct, frozen=True, tag=True):
+    """May hold so many bytes in huge pages of this size."""
+
+    bytes: int
+    page_bytes: int
+    cgroup: str | None = None
+
+
+class CpuWeight(Struct, frozen=True, tag=True):
+    """Its share of a CPU that others want as well, in v1's word: 1024 is ordinary."""
+
+    shares: int
+    cgroup: str | None = None
+
+
+class CpuSet(Struct, frozen=True, tag=True):
+    """May run on these CPUs, such as ``0-3,6``."""
+
+    cpus: str
+    cgroup: str | None = None
+
+
+class PidsLimit(Struct, frozen=True, tag=True):
+    """May have this many tasks; ``None``: no limit."""
+
+    limit: int | None
+    cgroup: str | None = None
+
+
+class OpenFiles(Struct, frozen=True, tag=True):
+    """Each of its processes may have this many files open (RLIMIT_NOFILE)."""
+
+    limit: int
+
+
+class ShmSize(Struct, frozen=True, tag=True):
+    """``/dev/shm`` may hold this much."""
+
+    bytes: int
+
+
+class HostSysctl(Struct, frozen=True, tag=True):
+    """A parameter of the whole machine."""
+
+    key: str
+    value: str
+
+
+class Unpause(Struct, frozen=True, tag=True):
+    """Let a paused container run on."""
+
+
+class ThawFilesystem(Struct, frozen=True, tag=True):
+    """Let a frozen file system take writes again."""
+
+    mountpoint: str
+    """As the host sees it."""
+
+
+class StopTimeout(Struct, frozen=True, tag=True):
+    """Is given this long to end by itself when it is stopped."""
+
+    seconds: int
+
+
 class WithInit(Struct, frozen=True, tag=True):
     """Run the program under an init that forwards signals and reaps orphans."""
 
@@ -103,18 +188,31 @@ class InProgram(Struct, frozen=True, tag=True):
 
 
 Change: TypeAlias = (
-    CpuQuota
+    AddAddress
     | CpuBurst
-    | MemoryLimit
-    | WithInit
-    | RunAsUser
-    | WithUserNamespace
-    | Volume
-    | LinkUp
-    | AddAddress
+    | CpuQuota
+    | CpuSet
+    | CpuWeight
     | DefaultRoute
-    | JoinBridge
-    | IpForward
-    | ListenOn
+    | HostSysctl
+    | HugepageLimit
     | InProgram
+    | IpForward
+    | JoinBridge
+    | LinkUp
+    | ListenOn
+    | MemoryHigh
+    | MemoryLimit
+    | OpenFiles
+    | PidsLimit
+    | RunAsUser
+    | ShmSize
+    | StopTimeout
+    | SwapLimit
+    | Swappiness
+    | ThawFilesystem
+    | Unpause
+    | Volume
+    | WithInit
+    | WithUserNamespace
 )

@@ -17,12 +17,21 @@ from tests.live.conftest import require
 from whybox.change import (
     CpuBurst,
     CpuQuota,
+    CpuSet,
+    CpuWeight,
+    MemoryHigh,
     MemoryLimit,
+    OpenFiles,
+    PidsLimit,
     RunAsUser,
+    ShmSize,
+    Unpause,
     Volume,
     WithInit,
     WithUserNamespace,
 )
+from whybox.kernel import capability, freezer, task
+from whybox.kernel.host import Host
 from whybox.lab import workload
 from whybox.lab.box import Box
 
@@ -142,3 +151,74 @@ def test_cures_win_over_what_the_scenario_sets() -> None:
         assert said(box, "cpu", "cpu.cfs_quota_us", "cpu.max").split()[0] == "90000"
         assert status(box.pid, "Uid").split()[0] == "4711"
         assert until(lambda: read(f"/proc/{box.pid}/comm") == "init\n")
+
+
+def test_a_weight_a_cpuset_and_a_number_of_tasks_are_changed_while_it_lives() -> None:
+    with Box() as box:
+        box.cpu(cpus="0")
+        box.pids(parent_limit=90)
+        box.start(workload.idle())
+        for change in (CpuWeight(2048), PidsLimit(50), PidsLimit(70, cgroup=box.name)):
+            assert box.apply(change)
+        assert said(box, "cpu", "cpu.shares", "cpu.weight") == ("2048" if is_v1("cpu") else "79")
+        assert said(box, "pids", "pids.max", "pids.max") == "50"
+        assert (directory(box, "pids").parent / "pids.max").read_text().strip() == "70"
+        assert box.apply(CpuSet("0-1"))
+        assert said(box, "cpuset", "cpuset.cpus", "cpuset.cpus") == "0-1"
+
+
+def test_memory_high_is_set_and_lifted_on_v2_and_refused_on_v1() -> None:
+    with Box() as box:
+        if is_v1("memory"):
+            box.memory_high(32 * MIB)
+            with pytest.raises(OSError, match="cgroup v1 has no file for MemoryHigh"):
+                box.start(workload.idle())
+            return
+        box.memory_high(32 * MIB)
+        box.start(workload.idle())
+        assert said(box, "memory", "", "memory.high") == str(32 * MIB)
+        assert box.apply(MemoryHigh(None))
+        assert said(box, "memory", "", "memory.high") == "max"
+
+
+def open_files(pid: int) -> list[str]:
+    """The soft and the hard limit."""
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    return next(line.split()[3:5] for line in lines if line.startswith("Max open files"))
+
+
+def test_open_files_are_limited_for_all_and_changed_where_the_lab_may() -> None:
+    with Box() as box:
+        box.open_files(256)
+        box.start(workload.idle())
+        other = box.run(workload.idle())
+        assert open_files(box.pid) == open_files(other) == ["256", "256"]
+        # Another user's take CAP_SYS_RESOURCE; then only a new box has it.
+        allowed = "SYS_RESOURCE" in capability.names(task.status(Host(), os.getpid()).cap_eff)
+        assert box.apply(OpenFiles(512)) == allowed
+        assert open_files(other) == (["512", "512"] if allowed else ["256", "256"])
+    with Box() as box:
+        box.open_files(256)
+        box.apply(OpenFiles(512))
+        box.start(workload.idle())
+        assert open_files(box.pid) == ["512", "512"]
+
+
+def test_shm_is_as_large_as_it_is_made_and_cured() -> None:
+    for change, expected in ((None, 8 * MIB), (ShmSize(16 * MIB), 16 * MIB)):
+        with Box() as box:
+            box.shm(8 * MIB)
+            if change is not None:
+                box.apply(change)
+            box.start(workload.idle())
+            shm = os.statvfs(f"/proc/{box.pid}/root/dev/shm")
+            assert shm.f_blocks * shm.f_frsize == expected
+
+
+def test_a_paused_one_stands_still_until_it_is_thawed() -> None:
+    with Box() as box:
+        box.start(workload.idle())
+        box.pause()
+        assert freezer.frozen(Host(), box.target())
+        assert box.apply(Unpause())
+        assert not freezer.frozen(Host(), box.target())

@@ -21,6 +21,19 @@ SAMPLES: dict[type, Change] = {
         change.CpuQuota(0.9),
         change.CpuBurst(50_000),
         change.MemoryLimit(128 << 20),
+        change.MemoryHigh(96 << 20),
+        change.SwapLimit(32 << 20),
+        change.Swappiness(0),
+        change.HugepageLimit(8 << 20, 2 << 20),
+        change.CpuWeight(2048),
+        change.CpuSet("0-3"),
+        change.PidsLimit(500),
+        change.OpenFiles(4096),
+        change.ShmSize(256 << 20),
+        change.HostSysctl("fs.inotify.max_user_instances", "512"),
+        change.Unpause(),
+        change.ThawFilesystem("/mnt/my data"),
+        change.StopTimeout(30),
         change.WithInit(),
         change.RunAsUser(1000, 1000),
         change.WithUserNamespace(),
@@ -47,6 +60,11 @@ PATHS = {
 }
 WRITES_FILES = ("cgroup", "whybox", "lxc")
 CHANGES = tuple(SAMPLES.values())
+#: What only a file can say that this tree does not have: another version's, or a controller's.
+NO_FILE = {
+    V1: (change.MemoryHigh, change.HugepageLimit, change.CpuSet, change.Unpause),
+    V2: (change.Swappiness,),
+}
 
 
 def target(kind: str, mountinfo: str = V2) -> Target:
@@ -90,7 +108,7 @@ def test_every_runtime_says_every_change_in_lines_that_a_shell_can_read(
     tmp_path: Path, kind: str, one: Change, mountinfo: str
 ) -> None:
     lines = commands(target(kind, mountinfo), one, machine(tmp_path, mountinfo))
-    if kind in ("docker", "podman", "kubernetes"):
+    if kind in ("docker", "podman", "kubernetes") and not isinstance(one, NO_FILE[mountinfo]):
         assert bool(lines) != isinstance(one, change.ListenOn | change.InProgram)
     for line in lines:
         assert shlex.split(line)
@@ -123,6 +141,23 @@ def test_every_runtime_says_every_change_in_lines_that_a_shell_can_read(
         ),
         (change.JoinBridge("veth7", "br0"), "ip link set veth7 master br0"),
         (change.IpForward(), "sysctl -w net.ipv4.ip_forward=1"),
+        (change.MemoryHigh(4096), "echo 4096 > /sys/fs/cgroup/docker/ID/memory.high"),
+        (change.MemoryHigh(None), "echo max > /sys/fs/cgroup/docker/ID/memory.high"),
+        (change.SwapLimit(None), "docker update --memory-swap -1 4f1caaaaaaaa"),
+        (
+            change.HugepageLimit(8 << 20, 2 << 20),
+            "echo 8388608 > /sys/fs/cgroup/docker/ID/hugetlb.2MB.max",
+        ),
+        (change.CpuWeight(2048), "docker update --cpu-shares 2048 4f1caaaaaaaa"),
+        (change.CpuSet("0-3"), "docker update --cpuset-cpus 0-3 4f1caaaaaaaa"),
+        (change.PidsLimit(500), "docker update --pids-limit 500 4f1caaaaaaaa"),
+        (change.PidsLimit(None), "docker update --pids-limit -1 4f1caaaaaaaa"),
+        (change.OpenFiles(9), "docker run --ulimit nofile=9:9 … --name web nginx:1"),
+        (change.ShmSize(1 << 30), "docker run --shm-size 1024m … --name web nginx:1"),
+        (change.StopTimeout(30), "docker run --stop-timeout 30 … --name web nginx:1"),
+        (change.Unpause(), "docker unpause 4f1caaaaaaaa"),
+        (change.HostSysctl("vm.nr_hugepages", "9"), "sysctl -w vm.nr_hugepages=9"),
+        (change.ThawFilesystem("/mnt/a b"), "fsfreeze --unfreeze '/mnt/a b'"),
     ],
 )
 def test_docker_says(v2: Host, one: Change, expected: str) -> None:
@@ -237,6 +272,15 @@ def test_a_group_that_is_not_there_is_not_written(v2: Host) -> None:
         (change.WithUserNamespace(), ("systemctl edit app.service  # [Service] PrivateUsers=yes",)),
         (change.WithInit(), ()),
         (change.Volume("/d"), ()),
+        (change.ShmSize(4096), ()),
+        (change.CpuWeight(1024), ("systemctl set-property app.service CPUWeight=39",)),
+        (change.CpuSet("1"), ("systemctl set-property app.service AllowedCPUs=1",)),
+        (change.MemoryHigh(None), ("systemctl set-property app.service MemoryHigh=infinity",)),
+        (change.SwapLimit(0), ("systemctl set-property app.service MemorySwapMax=0",)),
+        (change.PidsLimit(None), ("systemctl set-property app.service TasksMax=infinity",)),
+        (change.OpenFiles(9), ("systemctl edit app.service  # [Service] LimitNOFILE=9",)),
+        (change.StopTimeout(9), ("systemctl edit app.service  # [Service] TimeoutStopSec=9",)),
+        (change.Unpause(), ("systemctl thaw app.service",)),
     ],
 )
 def test_systemd_says(v2: Host, one: Change, expected: tuple[str, ...]) -> None:
@@ -256,6 +300,21 @@ def test_systemd_says(v2: Host, one: Change, expected: tuple[str, ...]) -> None:
         ),
         (change.WithInit(), '{"shareProcessNamespace":true}'),
         (change.WithUserNamespace(), '{"hostUsers":false}'),
+        (change.StopTimeout(9), '{"terminationGracePeriodSeconds":9}'),
+        (
+            change.CpuWeight(512),
+            '{"containers":[{"name":"CONTAINER","resources":{"requests":{"cpu":"500m"}}}]}',
+        ),
+        (
+            change.HugepageLimit(8 << 20, 2 << 20),
+            '{"containers":[{"name":"CONTAINER","resources":{"limits":{"hugepages-2Mi":"8Mi"}}}]}',
+        ),
+        (
+            change.ShmSize(1 << 30),
+            '{"volumes":[{"name":"data","emptyDir":{"medium":"Memory","sizeLimit":"1024Mi"}}],'
+            '"containers":[{"name":"CONTAINER","volumeMounts":[{"name":"data",'
+            '"mountPath":"/dev/shm"}]}]}',
+        ),
         (
             change.RunAsUser(5, 6),
             '{"containers":[{"name":"CONTAINER",'
@@ -279,6 +338,7 @@ def test_from_inside_only_the_network_can_be_changed(v2: Host) -> None:
     said = {type(one): commands(target("self"), one, v2) for one in CHANGES}
     assert said[change.LinkUp] == ("ip link set eth0 up",)
     assert said[change.MemoryLimit] == said[change.CpuQuota] == said[change.WithInit] == ()
+    assert said[change.PidsLimit] == said[change.OpenFiles] == ()
 
 
 def test_a_hostile_name_stays_one_word_and_harmless(v2: Host) -> None:

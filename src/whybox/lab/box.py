@@ -13,6 +13,7 @@ the thread that started it: it dies with that thread, and so with its process.
 import itertools
 import os
 import re
+import resource
 import signal
 import time
 from collections.abc import Sequence
@@ -24,21 +25,25 @@ from msgspec import structs
 
 from whybox.change import (
     Change,
+    HugepageLimit,
     InProgram,
     ListenOn,
+    OpenFiles,
     RunAsUser,
+    ShmSize,
     Volume,
     WithInit,
     WithUserNamespace,
 )
 from whybox.kernel.host import Host
-from whybox.kernel.target import Exit, Port, Target, described
-from whybox.lab import groups, launch, network, rootfs
-from whybox.lab.groups import Groups, Limits
+from whybox.kernel.target import Exit, Port, Target, described, processes
+from whybox.lab import groups, launch, limits, network, rootfs
+from whybox.lab.groups import Groups
 from whybox.lab.launch import FIRST_ID, Ended, Joined, Launched, Setup
+from whybox.lab.limits import Limits
 from whybox.lab.network import Network
 from whybox.lab.process import BoxError, Line, Program, User
-from whybox.lab.rootfs import LowerFile, Owner, Rootfs
+from whybox.lab.rootfs import SHM_BYTES, LowerFile, Owner, Rootfs
 
 __all__ = ["Box", "BoxError", "Network", "Program"]
 
@@ -68,6 +73,8 @@ class Box:
         self._volumes: list[str] = []
         self._ports: list[Port] = []
         self._sysctls: dict[str, str] = {}
+        self._open_files: int | None = None
+        self._shm_bytes = SHM_BYTES
         self._cures: list[Change] = []
         self._rootfs: Rootfs | None = None
         self._setup: Setup | None = None
@@ -102,8 +109,7 @@ class Box:
         self._own = structs.replace(
             self._own, cores=cores, burst_usec=burst_usec, cpus=cpus, shares=shares
         )
-        # What the parent may not run on, the child may not either.
-        self._parent = structs.replace(self._parent, cores=parent_cores, cpus=cpus)
+        self._parent = structs.replace(self._parent, cores=parent_cores)
 
     def memory(
         self,
@@ -117,9 +123,38 @@ class Box:
         self._own = structs.replace(self._own, limit_bytes=limit_bytes, swap=swap, kill=kill)
         self._parent = structs.replace(self._parent, limit_bytes=parent_limit_bytes, swap=swap)
 
-    def pids(self, *, limit: int) -> None:
-        """How many tasks it may have."""
+    def memory_high(self, bytes: int, *, parent_bytes: int | None = None) -> None:
+        """Above so much the kernel slows it down; v2 alone."""
+        self._own = structs.replace(self._own, high_bytes=bytes)
+        self._parent = structs.replace(self._parent, high_bytes=parent_bytes)
+
+    def swap(self, *, bytes: int | None = None, swappiness: int | None = None) -> None:
+        """It may swap, so much at most; ``swappiness`` is v1's alone."""
+        self._own = structs.replace(self._own, swap=True, swap_bytes=bytes, swappiness=swappiness)
+
+    def huge_pages(self, limit_bytes: int, *, page_bytes: int = 2 << 20) -> None:
+        """How much it may hold in huge pages."""
+        limit = HugepageLimit(limit_bytes, page_bytes)
+        self._own = structs.replace(self._own, huge=limit)
+
+    def pids(self, *, limit: int | None = None, parent_limit: int | None = None) -> None:
+        """How many tasks it may have; ``parent_limit`` limits a group around it."""
         self._own = structs.replace(self._own, pids=limit)
+        self._parent = structs.replace(self._parent, pids=parent_limit)
+
+    def open_files(self, limit: int) -> None:
+        """How many files each of its processes may have open (RLIMIT_NOFILE)."""
+        self._open_files = limit
+
+    def shm(self, bytes: int) -> None:
+        """How much ``/dev/shm`` may hold."""
+        self._shm_bytes = bytes
+
+    def pause(self) -> None:
+        """Freeze it, as ``docker pause``."""
+        self._running()
+        assert self.groups is not None
+        self.groups.freeze()
 
     def user(self, uid: int, gid: int) -> None:
         """As whom its program runs."""
@@ -201,7 +236,19 @@ class Box:
             return True
         if network.concerns(change):
             return network.apply(change, box=self.pid, node=self._node())
+        if isinstance(change, OpenFiles):
+            return self._allow_files(change.limit)
         return self.groups.apply(change)
+
+    def _allow_files(self, limit: int) -> bool:
+        """To all that live in it: what they start later has it from them."""
+        try:
+            for pid in processes(Host(), self.target()):
+                with suppress(ProcessLookupError):
+                    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+        except PermissionError:
+            return False  # another user's, without CAP_SYS_RESOURCE (prlimit(2))
+        return True
 
     def target(self) -> Target:
         """What whybox is asked about; when PID 1 has ended, what is left of it."""
@@ -245,13 +292,13 @@ class Box:
 
     def _settled(self, program: Program, pid_namespace: bool) -> Setup:
         """What the scenario wants and the cures make of it."""
-        own, parent = groups.cured(self._own, self._parent, self._cures)
-        nested = {self._parent.cores, self._parent.limit_bytes} != {None}
+        own, parent = limits.cured(self._own, self._parent, self._cures)
+        nested = structs.replace(self._parent, swap=False) != Limits()
         volumes = [change.path for change in self._cures if isinstance(change, Volume)]
         return Setup(
             name=self.name,
             program=program,
-            rootfs=Rootfs(self.name, self._files, [*self._volumes, *volumes]),
+            rootfs=Rootfs(self.name, self._files, [*self._volumes, *volumes], self._settled_shm()),
             groups=Groups(self.name, own, parent if nested else None),
             user=self._settled_user(),
             init=self._init or self._has_cure(WithInit),
@@ -259,7 +306,16 @@ class Box:
             pid_namespace=pid_namespace,
             network=self._network,
             sysctls=tuple(self._sysctls.items()),
+            open_files=self._settled_files(),
         )
+
+    def _settled_files(self) -> int | None:
+        allowed = [change.limit for change in self._cures if isinstance(change, OpenFiles)]
+        return allowed[-1] if allowed else self._open_files
+
+    def _settled_shm(self) -> int:
+        sizes = [change.bytes for change in self._cures if isinstance(change, ShmSize)]
+        return sizes[-1] if sizes else self._shm_bytes
 
     def _settled_user(self) -> User:
         inside = User(uid=0, gid=0) if self._in_user_namespace() else User()

@@ -11,16 +11,28 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 
-from msgspec import Struct, structs
-
-from whybox.change import Change, CpuBurst, CpuQuota, MemoryLimit
+from whybox import settings
+from whybox.change import (
+    Change,
+    CpuBurst,
+    CpuQuota,
+    CpuSet,
+    CpuWeight,
+    HugepageLimit,
+    MemoryHigh,
+    MemoryLimit,
+    PidsLimit,
+    SwapLimit,
+    Swappiness,
+    Unpause,
+)
 from whybox.kernel import cgroup
 from whybox.kernel.cgroup import UNIFIED, Group, Hierarchy
 from whybox.kernel.host import Host
 from whybox.kernel.memory import UNLIMITED_V1
+from whybox.lab.limits import Limits, each
 
 PERIOD_USEC = 100_000
 #: Where a box has a group of its own on v1: what engines use and some case reads.
@@ -32,38 +44,6 @@ ENABLED = ("cpu", "memory", "pids", "io")
 PATIENCE_SECONDS = 5.0
 
 _OURS = re.compile(r"(pod-)?whybox-.+-(?P<pid>\d+)-\d+$")
-
-
-class Limits(Struct, frozen=True, kw_only=True):
-    """What a group may use; ``None``: no limit."""
-
-    cores: float | None = None
-    burst_usec: int | None = None
-    cpus: str | None = None
-    shares: int | None = None
-    """v1's word, 1024 is ordinary; on v2 the weight that the kernel makes of it."""
-    limit_bytes: int | None = None
-    swap: bool = False
-    kill: bool = True
-    """Whether the OOM killer may act; v1 alone can say no."""
-    pids: int | None = None
-
-
-def cured(own: Limits, parent: Limits, changes: Iterable[Change]) -> tuple[Limits, Limits]:
-    """The limits of a box and of its parent as these changes leave them."""
-    for change in changes:
-        match change:
-            case CpuQuota(cores=cores, cgroup=None):
-                own = structs.replace(own, cores=cores)
-            case CpuQuota(cores=cores):
-                parent = structs.replace(parent, cores=cores)
-            case CpuBurst(burst_usec=burst):
-                own = structs.replace(own, burst_usec=burst)
-            case MemoryLimit(bytes=limit, cgroup=None):
-                own = structs.replace(own, limit_bytes=limit)
-            case MemoryLimit(bytes=limit):
-                parent = structs.replace(parent, limit_bytes=limit)
-    return own, parent
 
 
 def owner(name: str) -> int | None:
@@ -101,7 +81,7 @@ class Groups:
         above = "" if parent is None else f"/pod-{self.name}"
         self.path = f"{above}/{self.name}"
         """As ``/proc/PID/cgroup`` names it where whybox sees the whole tree."""
-        wanted = CONTROLLERS | ({"cpuset"} if own.cpus is not None else set())
+        wanted = CONTROLLERS | own.controllers
         self._trees = tuple(
             tree
             for tree in cgroup.hierarchies(Host())
@@ -124,10 +104,12 @@ class Groups:
 
     def create(self) -> None:
         """Make the groups and set their limits."""
-        for tree in self._trees:
-            self._create(tree)
         if self._parent is not None:
-            self._limit(self._parent, self._above)
+            for tree in self._trees:
+                self._create(tree, self._above)
+            self._limit(self._parent, self._above)  # before there is a child to be limited by
+        for tree in self._trees:
+            self._create(tree, self.path)
         self._limit(self._own, self.path)
 
     def enter(self, pid: int) -> None:
@@ -138,16 +120,45 @@ class Groups:
     def apply(self, change: Change) -> bool:
         """Change a limit of the living groups; False if it is not about them."""
         path = self._above if getattr(change, "cgroup", None) else self.path
+        if not path:
+            return False
         match change:
-            case CpuQuota(cores=cores) if path:
+            case CpuQuota(cores=cores):
                 self._set_cores(path, cores)
-            case CpuBurst(burst_usec=burst):
-                self._set_burst(path, burst)
-            case MemoryLimit(bytes=limit) if path:
+            case MemoryLimit(bytes=limit):
                 self._set_memory(path, limit)
+            case SwapLimit(bytes=size):
+                self._set_swap(path, size)
+            case Unpause():
+                self.thaw()
+            case (
+                CpuBurst()
+                | CpuWeight()
+                | CpuSet()
+                | PidsLimit()
+                | MemoryHigh()
+                | Swappiness()
+                | HugepageLimit()
+            ):
+                self._set(path, change)
             case _:
                 return False
         return True
+
+    def freeze(self) -> None:
+        """Pause it, as an engine does."""
+        self._write_freezer("FROZEN", "1")
+
+    def thaw(self) -> None:
+        """Let it run on."""
+        self._write_freezer("THAWED", "0")
+
+    def _write_freezer(self, v1: str, v2: str) -> None:
+        tree = next((t for t in self._trees if "freezer" in t.controllers), None)
+        if tree is not None:
+            _write(f"{tree.mountpoint}{self.path}/freezer.state", v1)
+        else:
+            _write(self._group(self.path, UNIFIED).file("cgroup.freeze"), v2)
 
     def kill(self) -> None:
         """SIGKILL to every process in them, frozen ones too."""
@@ -172,31 +183,23 @@ class Groups:
     def _above(self) -> str:
         return os.path.dirname(self.path).rstrip("/")
 
-    def _create(self, tree: Hierarchy) -> None:
-        parent = os.path.dirname(tree.mountpoint + self.path)
-        if self._above:
-            _enable(tree.mountpoint, tree, self._own)
-            os.mkdir(parent)
-            _inherit_cpuset(tree, parent)
-        _enable(parent, tree, self._own)
-        os.mkdir(tree.mountpoint + self.path)
-        _inherit_cpuset(tree, tree.mountpoint + self.path)
+    def _create(self, tree: Hierarchy, path: str) -> None:
+        directory = tree.mountpoint + path
+        _enable(os.path.dirname(directory), tree, self._own)
+        os.mkdir(directory)
+        _inherit_cpuset(tree, directory)
 
     def _limit(self, limits: Limits, path: str) -> None:
         if limits.cores is not None:
             self._set_cores(path, limits.cores)
-        if limits.burst_usec is not None:
-            self._set_burst(path, limits.burst_usec)
-        if limits.shares is not None:
-            self._set_shares(path, limits.shares)
-        if limits.cpus is not None:
-            _write(self._group(path, "cpuset").file("cpuset.cpus"), limits.cpus)
         if limits.limit_bytes is not None:
             self._set_memory(path, limits.limit_bytes, swap=limits.swap)
+        if limits.swap and limits.swap_bytes is not None:
+            self._set_swap(path, limits.swap_bytes)
         if not limits.kill:
             _write(self._group(path, "memory").file("memory.oom_control"), "1")
-        if limits.pids is not None:
-            _write(self._group(path, "pids").file("pids.max"), str(limits.pids))
+        for change in each(limits):
+            self._set(path, change)
 
     def _set_cores(self, path: str, cores: float | None) -> None:
         group = self._group(path, "cpu")
@@ -207,18 +210,22 @@ class Groups:
         else:
             _write(group.file("cpu.max"), f"{'max' if quota is None else quota} {PERIOD_USEC}")
 
-    def _set_burst(self, path: str, burst_usec: int) -> None:
-        group = self._group(path, "cpu")
-        file = "cpu.cfs_burst_us" if group.version == 1 else "cpu.max.burst"
-        _write(group.file(file), str(burst_usec))
+    def _set(self, path: str, change: settings.Setting) -> None:
+        """Raises where this kernel's version of the tree has no file for it."""
+        group = self._group(path, settings.controller(change))
+        file = settings.file(change, group.version)
+        if file is None:
+            raise OSError(errno.ENOTSUP, f"cgroup v{group.version} has no file for {change}")
+        _write(group.file(file.name), file.value)
 
-    def _set_shares(self, path: str, shares: int) -> None:
-        group = self._group(path, "cpu")
-        if group.version == 1:
-            _write(group.file("cpu.shares"), str(shares))
-        else:
-            # The line through (2, 1) and (262144, 10000), as engines convert.
-            _write(group.file("cpu.weight"), str(1 + (shares - 2) * 9999 // 262142))
+    def _set_swap(self, path: str, size: int | None) -> None:
+        group = self._group(path, "memory")
+        if group.version == 2:
+            self._set(path, SwapLimit(size))
+            return
+        memory = int(_read(group.file("memory.limit_in_bytes")))
+        both = -1 if size is None else memory + size
+        _write(group.file("memory.memsw.limit_in_bytes"), str(both))
 
     def _set_memory(self, path: str, limit: int, swap: bool | None = None) -> None:
         """``swap`` None: as it was."""
@@ -253,7 +260,7 @@ def _enable(directory: str, tree: Hierarchy, limits: Limits) -> None:
     """Give the groups below a v2 directory their controllers; those that are on stay on."""
     if tree.version == 1:
         return
-    wanted = {*ENABLED, "cpuset"} if limits.cpus is not None else {*ENABLED}
+    wanted = {*ENABLED, *limits.controllers}
     there = wanted.intersection(_words(f"{directory}/cgroup.controllers"))
     control = f"{directory}/cgroup.subtree_control"
     missing = there.difference(_words(control))

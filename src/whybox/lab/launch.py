@@ -9,6 +9,7 @@ Each dies with its parent, by SIGKILL from the kernel, whatever happens to the l
 """
 
 import os
+import resource
 import select
 import signal
 import time
@@ -67,6 +68,14 @@ class Setup(Struct, frozen=True, kw_only=True):
     pid_namespace: bool = True
     network: Network | None = None
     sysctls: tuple[tuple[str, str], ...] = ()
+    open_files: int | None = None
+    """How many each process may have; ``None``: as many as the lab."""
+
+    def assume(self) -> None:
+        """Take on the limits and the user that all of its processes have."""
+        if self.open_files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self.open_files, self.open_files))
+        become(self.user)
 
 
 class Ended(Struct, frozen=True, kw_only=True):
@@ -152,7 +161,7 @@ def join(setup: Setup, pid: int, program: Program) -> Joined:
 
     def body() -> int:
         settle(name_of(program), [theirs.fileno()])
-        become(setup.user)
+        setup.assume()
         theirs.tell("running")
         return called(program)
 
@@ -172,7 +181,7 @@ def shell(setup: Setup, pid: int, argv: Sequence[str]) -> int:
     def body() -> int:
         theirs.tell("running")
         settle("shell", [], terminal=True)
-        become(setup.user)
+        setup.assume()
         return _execute(argv)
 
     ours, theirs = Line.pair()
@@ -244,7 +253,7 @@ def _box(setup: Setup, line: Line, alive: int) -> int:
         os.setresuid(0, 0, 0)
     setup.rootfs.enter(setup.groups)
     silence()
-    become(setup.user)
+    setup.assume()
     # A parent outside the pid namespace is 0 whether it lives or not: its end of the pipe tells.
     if select.select([alive], [], [], 0)[0]:
         return FAILED

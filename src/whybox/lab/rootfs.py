@@ -94,10 +94,17 @@ def sweep() -> None:
 class Rootfs:
     """The directories of one box, and the mounts that its PID 1 makes of them."""
 
-    def __init__(self, name: str, files: Iterable[LowerFile], volumes: Iterable[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        files: Iterable[LowerFile],
+        volumes: Iterable[str],
+        shm_bytes: int = SHM_BYTES,
+    ) -> None:
         self.base = f"{disk()}/whybox-{name}"
         self._files = tuple(files)
         self._volumes = tuple(os.path.normpath(path) for path in volumes)
+        self._shm_bytes = shm_bytes
 
     @property
     def root(self) -> str:
@@ -137,7 +144,7 @@ class Rootfs:
         self._mount_layers()
         for number, path in enumerate(self._volumes):
             mount(f"{self.base}/volumes/{number}", self.root + path, None, MS_BIND)
-        _mount_devices(f"{self.root}/dev")
+        _mount_devices(f"{self.root}/dev", self._shm_bytes)
         _mount_proc(f"{self.root}/proc")
 
     def enter(self, groups: Groups) -> None:
@@ -255,7 +262,7 @@ def _make_read_only(target: str, flags: int = 0) -> None:
     mount(None, target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | flags)
 
 
-def _mount_devices(directory: str) -> None:
+def _mount_devices(directory: str, shm_bytes: int) -> None:
     mount("tmpfs", directory, "tmpfs", MS_NOSUID, "mode=755,size=65536k")
     for name, minor in DEVICES.items():
         os.mknod(f"{directory}/{name}", stat.S_IFCHR | 0o666, os.makedev(1, minor))
@@ -263,7 +270,7 @@ def _mount_devices(directory: str) -> None:
     for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
         os.symlink(f"/proc/self/fd{target}", f"{directory}/{name}")
     os.mkdir(f"{directory}/shm")
-    mount("shm", f"{directory}/shm", "tmpfs", _HARMLESS, f"mode=1777,size={SHM_BYTES}")
+    mount("shm", f"{directory}/shm", "tmpfs", _HARMLESS, f"mode=1777,size={shm_bytes}")
 
 
 def _mount_proc(directory: str) -> None:

@@ -8,15 +8,29 @@ from msgspec import structs
 from whybox.change import (
     AddAddress,
     Change,
-    CpuBurst,
     CpuQuota,
+    CpuSet,
+    CpuWeight,
     DefaultRoute,
+    HostSysctl,
+    HugepageLimit,
     InProgram,
     IpForward,
     JoinBridge,
     LinkUp,
     ListenOn,
+    MemoryHigh,
     MemoryLimit,
+    OpenFiles,
+    PidsLimit,
+    RunAsUser,
+    ShmSize,
+    StopTimeout,
+    SwapLimit,
+    ThawFilesystem,
+    Volume,
+    WithInit,
+    WithUserNamespace,
 )
 from whybox.kernel.host import Host
 from whybox.kernel.target import Target
@@ -37,7 +51,18 @@ def commands(target: Target, change: Change, host: Host) -> tuple[str, ...]:
             return ()
         case LinkUp() | AddAddress() | DefaultRoute() | JoinBridge() | IpForward():
             return commands_kernel.network(target, change)
-        case CpuQuota(cgroup=str()) | MemoryLimit(cgroup=str()):
+        case HostSysctl() | ThawFilesystem():
+            return commands_kernel.machine(change)
+        case (
+            CpuQuota(cgroup=str())
+            | MemoryLimit(cgroup=str())
+            | MemoryHigh(cgroup=str())
+            | SwapLimit(cgroup=str())
+            | HugepageLimit(cgroup=str())
+            | CpuWeight(cgroup=str())
+            | CpuSet(cgroup=str())
+            | PidsLimit(cgroup=str())
+        ):
             # An ancestor is not this container's, nor its engine's, to speak of.
             return commands_kernel.limit(target, change, host)
         case _:
@@ -52,11 +77,14 @@ def _spoken(target: Target, change: commands_docker.Setting, host: Host) -> tupl
     if target.runtime == "systemd":
         return commands_systemd.commands(target, change, host)
     match change:
-        case CpuQuota() | CpuBurst() | MemoryLimit() if target.runtime != "self":
-            return commands_kernel.limit(target, change, host)
+        case OpenFiles():
+            return commands_kernel.open_files(target, change)
+        case WithInit() | RunAsUser() | WithUserNamespace() | Volume() | ShmSize() | StopTimeout():
+            return ()  # nobody here makes containers from options
+        case _ if target.runtime == "self":
+            return ()  # from inside the files are read-only
         case _:
-            # Nobody here makes containers from options, and from inside the files are read-only.
-            return ()
+            return commands_kernel.limit(target, change, host)
 
 
 def with_commands(report: Report, host: Host) -> Report:

@@ -6,33 +6,63 @@ from typing import TypeAlias, assert_never
 from whybox.change import (
     CpuBurst,
     CpuQuota,
+    CpuSet,
+    CpuWeight,
+    HugepageLimit,
+    MemoryHigh,
     MemoryLimit,
+    OpenFiles,
+    PidsLimit,
     RunAsUser,
+    ShmSize,
+    StopTimeout,
+    SwapLimit,
+    Swappiness,
+    Unpause,
     Volume,
     WithInit,
     WithUserNamespace,
 )
+from whybox.kernel import memory
 from whybox.kernel.host import Host
 from whybox.kernel.target import Target
 from whybox.runtimes import commands_kernel
 from whybox.runtimes.shell import line, quoted
 
-Making: TypeAlias = WithInit | RunAsUser | WithUserNamespace | Volume
+Making: TypeAlias = (
+    WithInit | RunAsUser | WithUserNamespace | Volume | OpenFiles | ShmSize | StopTimeout
+)
 Setting: TypeAlias = commands_kernel.Limit | Making
 
 
 def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
     """``docker update`` where it has the option, else the kernel's file, else a new container."""
     match change:
-        case CpuQuota(cores=None) | CpuBurst():
-            # There is no option for a burst, and --cpus 0 means: leave it as it is.
+        case CpuQuota(cores=None) | CpuBurst() | MemoryHigh() | Swappiness() | HugepageLimit():
+            # There is no option for these in `update`, and --cpus 0 means: leave it as it is.
             return commands_kernel.limit(target, change, host)
-        case CpuQuota(cores=cores):
-            return (line(target.runtime, "update", "--cpus", f"{cores:g}", target.short_id),)
+        case CpuQuota() | CpuWeight() | CpuSet() | PidsLimit():
+            return (line(target.runtime, "update", *_option(change), target.short_id),)
         case MemoryLimit():
             return (_memory(target, change.bytes, host),)
-        case WithInit() | RunAsUser() | WithUserNamespace() | Volume():
+        case SwapLimit():
+            return (_swap(target, change.bytes, host),)
+        case Unpause():
+            return (line(target.runtime, "unpause", target.short_id),)
+        case _:
             return (_made_anew(target, change),)
+
+
+def _option(change: CpuQuota | CpuWeight | CpuSet | PidsLimit) -> tuple[str, str]:
+    match change:
+        case CpuQuota(cores=cores):
+            return "--cpus", f"{cores or 0:g}"
+        case CpuWeight(shares=shares):
+            return "--cpu-shares", str(shares)
+        case CpuSet(cpus=cpus):
+            return "--cpuset-cpus", cpus
+        case PidsLimit(limit=limit):
+            return "--pids-limit", str(-1 if limit is None else limit)
         case _:
             assert_never(change)
 
@@ -44,6 +74,16 @@ def _memory(target: Target, size: int, host: Host) -> str:
     swap = commands_kernel.swap_bytes(host, group) if group is not None and readable else 0
     both = "-1" if swap is None else _size(size + swap)
     sizes = ("--memory", _size(size), "--memory-swap", both)
+    return line(target.runtime, "update", *sizes, target.short_id)
+
+
+def _swap(target: Target, size: int | None, host: Host) -> str:
+    """Docker's word is the sum, and it wants memory named beside it."""
+    group = target.group(host, "memory")
+    limit = None if group is None else memory.memory(host, group).limit_bytes
+    if size is None or limit is None:
+        return line(target.runtime, "update", "--memory-swap", "-1", target.short_id)
+    sizes = ("--memory", _size(limit), "--memory-swap", _size(limit + size))
     return line(target.runtime, "update", *sizes, target.short_id)
 
 
@@ -67,6 +107,12 @@ def _made_anew(target: Target, change: Making) -> str:
             return _run(target, "--userns=auto") if podman else "dockerd --userns-remap=default …"
         case Volume():
             return _run(target, "-v", f"{_volume(target, change.path)}:{change.path}")
+        case OpenFiles(limit=limit):
+            return _run(target, "--ulimit", f"nofile={limit}:{limit}")
+        case ShmSize():
+            return _run(target, "--shm-size", _size(change.bytes))
+        case StopTimeout():
+            return _run(target, "--stop-timeout", str(change.seconds))
         case _:
             assert_never(change)
 

@@ -2,15 +2,19 @@
 
 from typing import TypeAlias, assert_never
 
+from whybox import settings
 from whybox.change import (
     AddAddress,
-    CpuBurst,
     CpuQuota,
     DefaultRoute,
+    HostSysctl,
     IpForward,
     JoinBridge,
     LinkUp,
     MemoryLimit,
+    OpenFiles,
+    SwapLimit,
+    ThawFilesystem,
 )
 from whybox.kernel import cgroup, cpu
 from whybox.kernel.cgroup import Group
@@ -18,8 +22,9 @@ from whybox.kernel.host import Host, ParseError
 from whybox.kernel.target import Target
 from whybox.runtimes.shell import line, write
 
-Limit: TypeAlias = CpuQuota | CpuBurst | MemoryLimit
+Limit: TypeAlias = CpuQuota | MemoryLimit | settings.Setting
 Network: TypeAlias = LinkUp | AddAddress | DefaultRoute | JoinBridge | IpForward
+Machine: TypeAlias = HostSysctl | ThawFilesystem
 
 #: The kernel's default (Documentation/scheduler/sched-bwc.rst).
 _PERIOD_USEC = 100_000
@@ -29,22 +34,58 @@ _UNLIMITED_V1 = 1 << 62
 
 def limit(target: Target, change: Limit, host: Host) -> tuple[str, ...]:
     """Lines that write the group's files; none where the group cannot be seen from here."""
-    controller = "memory" if isinstance(change, MemoryLimit) else "cpu"
-    above = None if isinstance(change, CpuBurst) else change.cgroup
+    above = getattr(change, "cgroup", None)
     paths = target.cgroups if above is None else dict.fromkeys(target.cgroups, above)
-    group = cgroup.group(host, paths, controller)
+    group = cgroup.group(host, paths, _controller(change))
     if group is None or group.path == "/" or not host.exists(group.directory):
         return ()
     match change:
         case CpuQuota():
             return (_quota(host, group, change.cores),)
-        case CpuBurst():
-            name = "cpu.cfs_burst_us" if group.version == 1 else "cpu.max.burst"
-            return (write(change.burst_usec, group.file(name)),)
         case MemoryLimit():
             return _memory(host, group, change.bytes)
+        case SwapLimit() if group.version == 1:
+            return _swap(host, group, change.bytes)
+        case _:
+            file = settings.file(change, group.version)
+            return () if file is None else (write(file.value, group.file(file.name)),)
+
+
+def machine(change: Machine) -> tuple[str, ...]:
+    """Lines for what belongs to nobody alone."""
+    match change:
+        case HostSysctl(key=key, value=value):
+            return (line("sysctl", "-w", f"{key}={value}"),)
+        case ThawFilesystem(mountpoint=path):
+            return (line("fsfreeze", "--unfreeze", path),)
         case _:
             assert_never(change)
+
+
+def open_files(target: Target, change: OpenFiles) -> tuple[str, ...]:
+    """For the process that is there now; what it has started already keeps what it has."""
+    if target.init is None or target.runtime == "self":
+        return ()
+    limit = f"--nofile={change.limit}:{change.limit}"
+    return (line("prlimit", "--pid", str(target.init.pid), limit),)
+
+
+def _controller(change: Limit) -> str:
+    match change:
+        case CpuQuota():
+            return "cpu"
+        case MemoryLimit():
+            return "memory"
+        case _:
+            return settings.controller(change)
+
+
+def _swap(host: Host, group: Group, size: int | None) -> tuple[str, ...]:
+    """v1 knows the sum of memory and swap alone."""
+    memory = host.optional_number(group.file("memory.limit_in_bytes"))
+    unlimited = size is None or memory is None or memory >= _UNLIMITED_V1
+    both = -1 if unlimited else (memory or 0) + (size or 0)
+    return (write(both, group.file("memory.memsw.limit_in_bytes")),)
 
 
 def _quota(host: Host, group: Group, cores: float | None) -> str:

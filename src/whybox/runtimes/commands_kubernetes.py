@@ -11,8 +11,19 @@ from msgspec import json
 from whybox.change import (
     CpuBurst,
     CpuQuota,
+    CpuSet,
+    CpuWeight,
+    HugepageLimit,
+    MemoryHigh,
     MemoryLimit,
+    OpenFiles,
+    PidsLimit,
     RunAsUser,
+    ShmSize,
+    StopTimeout,
+    SwapLimit,
+    Swappiness,
+    Unpause,
     Volume,
     WithInit,
     WithUserNamespace,
@@ -32,30 +43,57 @@ def manages(target: Target) -> bool:
 def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
     """A strategic merge patch, with the words in capitals for the reader to fill in."""
     match change:
-        case CpuQuota(cores=cores):
-            limit = None if cores is None else f"{round(cores * 1000)}m"
-            return _container(target, {"resources": {"limits": {"cpu": limit}}})
-        case MemoryLimit():
-            return _container(target, {"resources": {"limits": {"memory": _size(change.bytes)}}})
-        case CpuBurst():
+        case CpuBurst() | CpuSet() | MemoryHigh() | PidsLimit() | SwapLimit():
             return commands_kernel.limit(target, change, host)
-        case WithInit():
-            # The pause process is PID 1 of a shared namespace, and reaps.
-            return _pod(target, {"shareProcessNamespace": True})
+        case Swappiness() | Unpause():
+            return commands_kernel.limit(target, change, host)
+        case OpenFiles():
+            return commands_kernel.open_files(target, change)
+        case CpuQuota() | MemoryLimit() | HugepageLimit() | CpuWeight():
+            return _container(target, {"resources": _resources(change)})
         case RunAsUser():
             who = {"runAsUser": change.uid, "runAsGroup": change.gid}
             return _container(target, {"securityContext": who})
-        case WithUserNamespace():
-            return _pod(target, {"hostUsers": False})
         case Volume():
-            return _volume(target, change.path)
+            return _volume(target, change.path, {})
+        case ShmSize():
+            memory = {"medium": "Memory", "sizeLimit": _size(change.bytes)}
+            return _volume(target, "/dev/shm", memory)
+        case _:
+            return _pod(target, _spec(change))
+
+
+def _resources(change: CpuQuota | MemoryLimit | HugepageLimit | CpuWeight) -> dict[str, Any]:
+    match change:
+        case CpuQuota(cores=cores):
+            return {"limits": {"cpu": None if cores is None else f"{round(cores * 1000)}m"}}
+        case MemoryLimit():
+            return {"limits": {"memory": _size(change.bytes)}}
+        case HugepageLimit():
+            return {"limits": {f"hugepages-{_size(change.page_bytes)}": _size(change.bytes)}}
+        case CpuWeight():
+            # The kubelet makes 1024 shares of one requested core.
+            return {"requests": {"cpu": f"{change.shares * 1000 // 1024}m"}}
         case _:
             assert_never(change)
 
 
-def _volume(target: Target, path: str) -> tuple[str, ...]:
+def _spec(change: WithInit | WithUserNamespace | StopTimeout) -> dict[str, Any]:
+    match change:
+        case WithInit():
+            # The pause process is PID 1 of a shared namespace, and reaps.
+            return {"shareProcessNamespace": True}
+        case WithUserNamespace():
+            return {"hostUsers": False}
+        case StopTimeout():
+            return {"terminationGracePeriodSeconds": change.seconds}
+        case _:
+            assert_never(change)
+
+
+def _volume(target: Target, path: str, kind: dict[str, str]) -> tuple[str, ...]:
     mount = {"name": "CONTAINER", "volumeMounts": [{"name": "data", "mountPath": path}]}
-    return _pod(target, {"volumes": [{"name": "data", "emptyDir": {}}], "containers": [mount]})
+    return _pod(target, {"volumes": [{"name": "data", "emptyDir": kind}], "containers": [mount]})
 
 
 def _container(target: Target, settings: dict[str, Any]) -> tuple[str, ...]:

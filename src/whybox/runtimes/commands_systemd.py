@@ -2,11 +2,23 @@
 
 from typing import assert_never
 
+from whybox import settings
 from whybox.change import (
     CpuBurst,
     CpuQuota,
+    CpuSet,
+    CpuWeight,
+    HugepageLimit,
+    MemoryHigh,
     MemoryLimit,
+    OpenFiles,
+    PidsLimit,
     RunAsUser,
+    ShmSize,
+    StopTimeout,
+    SwapLimit,
+    Swappiness,
+    Unpause,
     Volume,
     WithInit,
     WithUserNamespace,
@@ -21,19 +33,54 @@ from whybox.runtimes.shell import line
 def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
     """``set-property`` changes a running unit; the rest is edited, and comes with a restart."""
     match change:
+        case CpuBurst() | Swappiness() | HugepageLimit():
+            return commands_kernel.limit(target, change, host)
+        case CpuQuota() | MemoryLimit() | CpuWeight() | CpuSet():
+            return _property(target, _limit(change))
+        case MemoryHigh() | SwapLimit() | PidsLimit():
+            return _property(target, _limit(change))
+        case Unpause():
+            return (line("systemctl", "thaw", unit(target)),)
+        case WithInit() | Volume() | ShmSize():
+            return ()  # systemd is its init, and its files lie on no image
+        case _:
+            return _edited(target, _service(change))
+
+
+def _limit(
+    change: CpuQuota | MemoryLimit | CpuWeight | CpuSet | MemoryHigh | SwapLimit | PidsLimit,
+) -> str:
+    match change:
         case CpuQuota(cores=cores):
             # An empty value is no quota.
-            return _property(target, f"CPUQuota={'' if cores is None else f'{cores * 100:g}%'}")
+            return f"CPUQuota={'' if cores is None else f'{cores * 100:g}%'}"
         case MemoryLimit():
-            return _property(target, f"MemoryMax={change.bytes}")
-        case CpuBurst():
-            return commands_kernel.limit(target, change, host)
+            return f"MemoryMax={change.bytes}"
+        case CpuWeight():
+            file = settings.file(change, 2)
+            return f"CPUWeight={'' if file is None else file.value}"
+        case CpuSet(cpus=cpus):
+            return f"AllowedCPUs={cpus}"
+        case MemoryHigh(bytes=size):
+            return f"MemoryHigh={'infinity' if size is None else size}"
+        case SwapLimit(bytes=size):
+            return f"MemorySwapMax={'infinity' if size is None else size}"
+        case PidsLimit(limit=limit):
+            return f"TasksMax={'infinity' if limit is None else limit}"
+        case _:
+            assert_never(change)
+
+
+def _service(change: RunAsUser | WithUserNamespace | OpenFiles | StopTimeout) -> str:
+    match change:
         case RunAsUser():
-            return _edited(target, f"User={change.uid} Group={change.gid}")
+            return f"User={change.uid} Group={change.gid}"
         case WithUserNamespace():
-            return _edited(target, "PrivateUsers=yes")
-        case WithInit() | Volume():
-            return ()  # systemd is its init, and its files lie on no image
+            return "PrivateUsers=yes"
+        case OpenFiles(limit=limit):
+            return f"LimitNOFILE={limit}"
+        case StopTimeout(seconds=seconds):
+            return f"TimeoutStopSec={seconds}"
         case _:
             assert_never(change)
 
