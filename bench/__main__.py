@@ -1,9 +1,10 @@
-"""``python -m bench``: every figure of one run, in two tables; ``python -m bench tracing`` one."""
+"""``python -m bench``: every figure of one run, in two tables; ``python -m bench tracing`` one of
+them, and ``python -m bench tracing runqueue disk`` some of its rows."""
 
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -42,9 +43,10 @@ class Row(Struct, frozen=True, kw_only=True):
 
 def main() -> int:
     """Measure and print."""
-    if sys.argv[1:] != ["tracing"]:
+    which, questions = sys.argv[1:2], sys.argv[2:]
+    if which != ["tracing"]:
         _commands()
-    _tracing()
+    _tracing([s for s in tracing.SUBJECTS if not questions or s.question in questions])
     return 0
 
 
@@ -60,14 +62,14 @@ def _commands() -> None:
     )
 
 
-def _tracing() -> None:
+def _tracing(subjects: Sequence[tracing.Subject]) -> None:
     packages.ensure(packages.PEERS)
     from whybox.views import table
 
     print("CPU time of a loop in a container while it is traced, to that of the loop alone")
     table.show(
-        ("question", "tracer", "ratio", "lowest", "highest", "target"),
-        [result.cells() for result in tracing.measure()],
+        ("question", "tracer", "ratio", "lowest", "highest", "ms in programs", "target"),
+        [result.cells() for result in tracing.measure(subjects)],
         colour=sys.stdout.isatty(),
     )
 

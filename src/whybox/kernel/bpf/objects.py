@@ -130,7 +130,7 @@ class Object:
 
     def counted(self) -> Cost:
         """What the kernel has counted of its programs, while somebody had it count."""
-        infos = [_run_info(fd) for fd in self._fds.values()]
+        infos = [run_info(fd) for fd in self._fds.values()]
         return Cost(
             run_ns=sum(one[0] for one in infos),
             runs=sum(one[1] for one in infos),
@@ -348,7 +348,8 @@ def _counting(stack: ExitStack) -> bool:
     return True
 
 
-def _run_info(fd: int) -> tuple[int, int, int]:
+def run_info(fd: int) -> tuple[int, int, int]:
+    """Of one program: ns and runs while the kernel timed it, and how often it was left out."""
     info = ctypes.create_string_buffer(_INFO_SIZE)
     size = ctypes.c_uint32(_INFO_SIZE)
     libbpf.call("bpf_obj_get_info_by_fd", fd, info, ctypes.byref(size))

@@ -118,6 +118,16 @@ INLINE void make_up(u32 tid, u32 cap)
 
 #define FIRST_OF_TWO (made_up_for_by(CAP_DAC_OVERRIDE) | made_up_for_by(CAP_SYS_ADMIN))
 
+/* Of the same one refused again and again it is known already: to look costs less than to write. */
+INLINE void remember(u32 tid, struct check *key)
+{
+	struct check *known = bpf_map_lookup_elem(&refused, &tid);
+
+	if (!known || known->index != key->index || known->stack != key->stack ||
+	    known->cap != key->cap || known->flags != key->flags)
+		bpf_map_update_elem(&refused, &tid, key, 0);
+}
+
 INLINE void done(u32 tid, struct check *key, bool no)
 {
 	if (no)
@@ -126,7 +136,7 @@ INLINE void done(u32 tid, struct check *key, bool no)
 	if (!no)
 		make_up(tid, key->cap);
 	else if (FIRST_OF_TWO >> (key->cap & 63) & 1)
-		bpf_map_update_elem(&refused, &tid, key, 0);
+		remember(tid, key);
 	else
 		bpf_map_delete_elem(&refused, &tid);
 }

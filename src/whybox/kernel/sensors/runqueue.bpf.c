@@ -90,7 +90,7 @@ int on_switch(u64 *context)
 		(*ran)++;
 	if (!queued)
 		return 0;
-	slot = slot_of(next);
+	slot = slot_of_typed(next);
 	if (!slot)
 		return 0;
 	slot &= MOST_WATCHED - 1;

@@ -138,10 +138,15 @@ INLINE u32 slot_by_groups(struct scope_rules *all, struct css_set *set)
 	return slot;
 }
 
+INLINE u64 memory_key(struct scope_rules *all, u64 serial)
+{
+	return serial << 24 | (u64)(all->generation & 0xfff) << 12;
+}
+
 INLINE u32 slot_by_memory(struct scope_rules *all, struct css_set *set)
 {
 	u64 serial = READ(css_in(set, all->rule[0].tree), serial_nr);
-	u64 key = serial << 24 | (u64)(all->generation & 0xfff) << 12;
+	u64 key = memory_key(all, serial);
 	u32 at = serial & (MOST_REMEMBERED - 1), slot;
 	u64 *known = bpf_map_lookup_elem(&remembered, &at), word;
 
@@ -175,6 +180,54 @@ INLINE u32 slot_of(struct task_struct *task)
 	if (!slot && all->kinds & (1 << SCOPE_PROCESS))
 		slot = slot_at(READ(task, tgid), SCOPE_PROCESS, 0);
 	return slot;
+}
+
+/*
+ * The same for a task whose type the verifier knows, as an argument of tp_btf: what it points to is
+ * then read in place, which costs less than a call for each field (runqueue, measured on 6.18).
+ */
+INLINE u64 serial_of_typed(struct css_set *set, u32 number)
+{
+	struct cgroup_subsys_state *css;
+
+	css = *(struct cgroup_subsys_state **)(
+		(void *)__builtin_preserve_access_index(&set->subsys) + 8 * number);
+	return css->serial_nr;
+}
+
+INLINE u64 serial_in(struct css_set *set, u32 tree)
+{
+	switch (tree) {
+	case TREE_PIDS:
+		return serial_of_typed(set, ENUM_VALUE(enum cgroup_subsys_id, pids_cgrp_id));
+	case TREE_MEMORY:
+		return serial_of_typed(set, ENUM_VALUE(enum cgroup_subsys_id, memory_cgrp_id));
+	case TREE_CPU:
+		return serial_of_typed(set, ENUM_VALUE(enum cgroup_subsys_id, cpu_cgrp_id));
+	case TREE_FREEZER:
+		return serial_of_typed(set, ENUM_VALUE(enum cgroup_subsys_id, freezer_cgrp_id));
+	}
+	return set->dfl_cgrp->self.serial_nr;
+}
+
+INLINE u32 slot_of_typed(struct task_struct *task)
+{
+	struct scope_rules *all = scope_rules();
+	struct css_set *set = task->cgroups;
+	u64 serial, *known, word;
+	u32 at;
+
+	if (!all || !all->one_tree || all->everybody)
+		return slot_of(task);
+	serial = serial_in(set, all->rule[0].tree);
+	at = serial & (MOST_REMEMBERED - 1);
+	known = bpf_map_lookup_elem(&remembered, &at);
+	word = known ? *known : 0;
+	/* Who is in nobody's group may be in somebody's namespace. */
+	if ((word & ~0xfffULL) != memory_key(all, serial) ||
+	    (!(word & 0xfff) && all->kinds & (1 << SCOPE_PIDNS | 1 << SCOPE_PROCESS)))
+		return slot_of(task);
+	return word & 0xfff;
 }
 
 INLINE u32 slot_of_net(u32 inode)
