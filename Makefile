@@ -12,7 +12,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 # What a lab or a reader needs and does not find is then a failure, not a skip.
 LIVE := WHYBOX_LIVE=1
 
-.PHONY: help demo test check pure live vm traces kernels bench bpf format clean packages
+.PHONY: help demo test check pure live vm traces kernels proof bench bpf format clean packages
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,7 +36,7 @@ live: $(VENV)/tested bpf packages ## readers, labs and real Docker on this host'
 # Emulated, a machine is ten times as slow: by default it runs what a kernel decides, the labs, real
 # containers and the traces. All the others: make vm VMTESTS=tests/live
 TRACES := tests/live/test_bpf.py $(filter-out %trouble.py,$(wildcard tests/live/test_trace_*.py))
-VMTESTS ?= tests/live/test_labs.py $(wildcard tests/live/test_docker_*cases.py) $(TRACES)
+VMTESTS ?= tests/live/test_labs.py $(filter-out %runtime.py,$(wildcard tests/live/test_docker_*.py)) $(TRACES)
 
 vm: $(VENV)/tested bpf ## labs, Docker and traces on another kernel: make vm KERNEL=6.1
 	$(BIN)/python -m vm $(KERNEL) --timeout 3300 -- python3 -m pytest -q --timeout 300 $(VMTESTS)
@@ -52,6 +52,9 @@ traces: $(VENV)/tested bpf ## every trace on the VM kernels: make traces KERNELS
 # One object for all of them: every BPF program on every kernel that can be booted here.
 kernels: $(VENV)/tested bpf packages ## run every BPF program on every kernel, write docs/kernels.md
 	$(BIN)/python -m tests.kernels $(QUICK)
+
+proof: $(VENV)/tested bpf packages ## prove every case here and in the VM, write docs/proof.md
+	$(BIN)/python -m tests.proof
 
 bench: $(VENV)/tested bpf packages ## ratios against peers and against the limit
 	$(BIN)/python -m bench

@@ -18,6 +18,7 @@ ENVIRONMENT = {
     "PYTHONPATH": f"/{FOLDER}/src",
     "PYTHONUNBUFFERED": "1",  # the output is a pipe, and is wanted as it comes
     "WHYBOX_LIVE": "1",  # an unmet need of a live test is a failure here, not a skip
+    "WHYBOX_VM": "1",  # labs that can harm the machine may run
 }
 
 

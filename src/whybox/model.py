@@ -205,9 +205,29 @@ class Report(Struct, frozen=True, kw_only=True):
 def with_consequences(
     findings: tuple[Finding, ...], cases: dict[str, AnyCase]
 ) -> tuple[Finding, ...]:
-    """Mark each finding that another found case explains."""
-    hits = {f.case for f in findings if f.verdict is Verdict.FOUND}
-    causes = {e: name for name in sorted(hits) for e in cases[name].explains if e in hits}
+    """Mark each finding that another found case explains, unless it rules that very case out.
+
+    Of a chain of causes it is the first one.
+    """
+    hits = {f.case: f for f in findings if f.verdict is Verdict.FOUND}
+    excluded = {(name, other.what) for name, f in hits.items() for other in f.ruled_out}
+    causes = {
+        e: name
+        for name in sorted(hits)
+        for e in cases[name].explains
+        if e in hits and (e, name) not in excluded
+    }
     return tuple(
-        structs.replace(f, explained_by=causes[f.case]) if f.case in causes else f for f in findings
+        structs.replace(f, explained_by=_first_cause(f.case, causes)) if f.case in causes else f
+        for f in findings
     )
+
+
+def _first_cause(case: str, causes: dict[str, str]) -> str:
+    """Up the chain, and once around at most."""
+    passed = {case}
+    cause = causes[case]
+    while cause in causes and causes[cause] not in passed:
+        passed.add(cause)
+        cause = causes[cause]
+    return cause

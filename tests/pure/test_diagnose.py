@@ -15,6 +15,7 @@ from whybox.model import (
     Case,
     Evidence,
     Finding,
+    RuledOut,
     Severity,
     Verdict,
     Watch,
@@ -213,6 +214,28 @@ def test_a_consequence_stands_under_its_cause() -> None:
     by_name = {f.case: f.explained_by for f in diagnosis.findings}
     assert by_name == {"a/result": "a/cause", "a/cause": None, "a/other": None}
     assert [f.case for f in diagnosis.found()] == ["a/cause", "a/result"]
+
+
+def test_of_a_chain_of_causes_it_is_the_first_and_a_circle_ends() -> None:
+    chain = {
+        "first": case(sees(1), explains=("second",)),
+        "second": case(sees(2), explains=("third",)),
+        "third": case(sees(3)),
+        "a": case(sees(4), explains=("b",)),
+        "b": case(sees(5), explains=("a",)),
+    }
+    (diagnosis,) = diagnose(Host(), [DEAD], chain, wait=no_wait).targets
+    told = {f.case: f.explained_by for f in diagnosis.findings}
+    assert told == {"first": None, "second": "first", "third": "first", "a": "b", "b": "a"}
+
+
+def test_what_a_finding_rules_out_is_not_its_cause() -> None:
+    def alone(seen: Seen) -> Finding:
+        return structs.replace(found(seen), ruled_out=(RuledOut("cause", "it was not there"),))
+
+    both = {"cause": case(sees(1), explains=("effect",)), "effect": case(sees(2), alone)}
+    (diagnosis,) = diagnose(Host(), [DEAD], both, wait=no_wait).targets
+    assert [f.explained_by for f in diagnosis.findings] == [None, None]
 
 
 def test_an_observe_that_yields_twice_is_a_bug() -> None:

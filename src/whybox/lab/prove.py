@@ -171,9 +171,13 @@ class _Trial:
         finding = self._finding(seen)
         if finding.verdict is not Verdict.FOUND:
             return _told(finding)
-        if others := [f for f in seen.found() if f.case not in (self.name, *self.lab.also)]:
+        if others := [f for f in seen.found() if not self.is_expected(f)]:
             return "; ".join(f"also {_told(other)}" for other in others)
         return None if self.lab.numbers is None else self.lab.numbers(finding)
+
+    def is_expected(self, other: Finding) -> bool:
+        """Whether it is the lab's case, follows from it, or is declared to stand beside it."""
+        return self.name in (other.case, other.explained_by) or other.case in self.lab.also
 
 
 def _told(finding: Finding) -> str:
