@@ -167,7 +167,8 @@ def test_loss_and_reordering_are_told_apart(
             until(lambda: talk.got == size, "all arrived")
             time.sleep(0.1)
             again = counted(box, "Tcp.RetransSegs") - before
-        (one,) = (c for c in trace.answer.connections if c.local == INSIDE)
-        assert one.retransmitted == again
-        assert one.verdict == verdict
+        found = [c for c in trace.answer.connections if c.local == INSIDE]
+        assert len(found) == 1, (again, trace.answer, trace.end)
+        assert found[0].retransmitted == again
+        assert found[0].verdict == verdict
         assert any("of all its TCP" in says for says in trace.answer.conclusions)

@@ -114,6 +114,11 @@ def tracepoints(host: Host) -> tuple[str, ...]:
     return tuple(line.strip().replace(":", "/", 1) for line in text.splitlines() if line.strip())
 
 
+#: What the kernel takes its time from, and what it falls back to from an untrusted TSC.
+_CLOCKSOURCE = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+_COARSE = ("hpet", "acpi_pm", "jiffies", "refined-jiffies")
+
+
 def _begin(
     root: str,
     note: str,
@@ -144,12 +149,17 @@ def _begin(
 def _clock(root: str) -> str:
     """The finest that is safe.
 
-    That is not ``mono``: while the graph tracer took its times from there, guests in QEMU stood
-    still (seen on 5.10 and 6.1 with hpet for its source, on 6.1 with tsc; why is not known). The
-    default clock stands still for a whole tick where the TSC is not trusted.
+    ``global`` never goes back from one CPU to the next (Documentation/trace/ftrace.rst): by
+    ``x86-tsc`` calls of a task that changed its CPU came out of order where the counters of a
+    virtual machine are not in step (seen on 5.10 and 6.1). It stands still for a whole tick where
+    the kernel does not trust the counter, and there that must do. Not ``mono``: while the graph
+    tracer took its times from there, guests in QEMU stood still (seen on 5.10 and 6.1 with hpet for
+    its source, on 6.1 with tsc; why is not known).
     """
     clocks = _text(f"{root}/trace_clock").replace("[", " ").replace("]", " ").split()
-    return next((clock for clock in (TSC, "local") if clock in clocks), clocks[0])
+    trusted = _text(_CLOCKSOURCE).strip() not in _COARSE
+    order = ("global", TSC, "local") if trusted else (TSC, "global", "local")
+    return next((clock for clock in order if clock in clocks), clocks[0])
 
 
 def _watch_all(tracing: Graph, pids: Callable[[], set[int]]) -> None:
