@@ -149,15 +149,16 @@ def netem(box: Box, *words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "size", "verdict"),
+    ("words", "size", "verdicts"),
     [
-        (("loss", "3%"), 3_000_000, "lost"),
-        (("delay", "5ms", "reorder", "75%"), 3_000_000, "reordered"),
+        # Where timers fire late some are sent again that were only late: that is told too.
+        (("loss", "3%"), 3_000_000, ("lost", "mixed")),
+        (("delay", "5ms", "reorder", "75%"), 3_000_000, ("reordered",)),
     ],
     ids=["loss", "reordering"],
 )
 def test_loss_and_reordering_are_told_apart(
-    words: tuple[str, ...], size: int, verdict: str
+    words: tuple[str, ...], size: int, verdicts: tuple[str, ...]
 ) -> None:
     with boxed() as box, talking(box) as talk:
         netem(box, *words)
@@ -170,5 +171,5 @@ def test_loss_and_reordering_are_told_apart(
         found = [c for c in trace.answer.connections if c.local == INSIDE]
         assert len(found) == 1, (again, trace.answer, trace.end)
         assert found[0].retransmitted == again
-        assert found[0].verdict == verdict
+        assert found[0].verdict in verdicts
         assert any("of all its TCP" in says for says in trace.answer.conclusions)
