@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from whybox.kernel import capability, cpu, memory, pids, task
+from whybox.kernel import capability, cpu, memory, pids, stopping, task
 from whybox.kernel.cgroup import Group
 from whybox.kernel.host import Host
 from whybox.kernel.mountinfo import Mount, mounts, root_mount
@@ -106,6 +106,8 @@ class Anatomy(Struct, frozen=True, kw_only=True):
 
     target: Target
     processes: tuple[str, ...]
+    stop: tuple[str, ...]
+    """What stopping it will do to each process."""
     namespaces: tuple[Namespace, ...]
     groups: tuple[Place, ...]
     limits: tuple[Limit, ...]
@@ -132,6 +134,7 @@ def anatomy(host: Host, target: Target, others: Iterable[Target] = ()) -> Anatom
     return Anatomy(
         target=target,
         processes=_processes(host, target),
+        stop=_stop(host, target, gaps),
         namespaces=tuple(_namespace(target, kind, others) for kind in KINDS),
         groups=_groups(host, target),
         limits=(_cpu(host, target), _memory(host, target), _pids(host, target)),
@@ -154,6 +157,14 @@ def _processes(host: Host, target: Target) -> tuple[str, ...]:
         threads = f", {stat.num_threads} threads" if stat.num_threads > 1 else ""
         lines.append(f"{pid} (inside {inside}) {stat.comm}, state {stat.state}{threads}")
     return tuple(lines)
+
+
+def _stop(host: Host, target: Target, gaps: list[str]) -> tuple[str, ...]:
+    try:
+        return tuple(stopping.lines(stopping.of(host, target)))
+    except OSError as error:
+        gaps.append(f"what a stop will do: {error.strerror}")
+        return ()
 
 
 def _namespace(target: Target, kind: str, others: Iterable[Target]) -> Namespace:

@@ -58,6 +58,8 @@ class HugepageLimit(Struct, frozen=True, tag=True):
     bytes: int
     page_bytes: int
     cgroup: str | None = None
+    reserved: bool = False
+    """It may reserve so much too, which ``mmap`` asks for (``rsvd``)."""
 
 
 class CpuWeight(Struct, frozen=True, tag=True):
@@ -95,6 +97,13 @@ class ShmSize(Struct, frozen=True, tag=True):
 
 class HostSysctl(Struct, frozen=True, tag=True):
     """A parameter of the whole machine."""
+
+    key: str
+    value: str
+
+
+class Sysctl(Struct, frozen=True, tag=True):
+    """A parameter of its own namespaces, such as ``kernel.shmmni`` of its IPC namespace."""
 
     key: str
     value: str
@@ -210,6 +219,7 @@ Change: TypeAlias = (
     | StopTimeout
     | SwapLimit
     | Swappiness
+    | Sysctl
     | ThawFilesystem
     | Unpause
     | Volume

@@ -7,7 +7,7 @@ memory need more than one file, in an order, and are not here.
 from collections.abc import Callable
 from typing import TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from whybox.change import (
     CpuBurst,
@@ -54,6 +54,21 @@ def file(change: Setting, version: int) -> File | None:
     if name is None:
         return None
     return File(controller=controller, name=name, value=value(version))
+
+
+def files(change: Setting, version: int) -> tuple[File, ...]:
+    """All files for a change, in the order in which they are written; none: that version has none.
+
+    >>> [one.name for one in files(HugepageLimit(0, 2 << 20, reserved=True), 2)]
+    ['hugetlb.2MB.rsvd.max', 'hugetlb.2MB.max']
+    """
+    one = file(change, version)
+    if one is None:
+        return ()
+    if not isinstance(change, HugepageLimit) or not change.reserved:
+        return (one,)
+    size = f"hugetlb.{_page(change.page_bytes)}."
+    return structs.replace(one, name=one.name.replace(size, f"{size}rsvd.")), one
 
 
 def controller(change: Setting) -> str:

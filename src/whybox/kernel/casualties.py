@@ -16,6 +16,7 @@ from whybox.kernel.host import Host
 from whybox.kernel.kmsg import Reach
 from whybox.kernel.memory import Memory
 from whybox.kernel.oomkill import OomKill, Witness
+from whybox.kernel.oomneighbours import Neighbours, neighbours
 from whybox.kernel.target import Exit, Target, still_there
 
 #: The clocks of the log, of processes and of engines agree this well at best.
@@ -88,6 +89,8 @@ class Casualties(Struct, frozen=True, kw_only=True):
     exit: Exit | None
     total_bytes: int | None
     """The machine's memory."""
+    around: Neighbours = Neighbours()
+    """Who shares its limit or is close to an own one; only where something was killed."""
     unwatched: str | None = None
     """Why no sensor saw the kills of this window; ``None``: one did."""
 
@@ -248,6 +251,7 @@ def tally(
         nameless = tuple(k for k in nameless if not since(k, new_seq))
     end = now if target.alive else _end_usec(host, target)
     own = None if path is None else before.get(path)
+    group = target.group(host, "memory")
     return Casualties(
         id=target.id,
         runtime=target.runtime,
@@ -262,7 +266,8 @@ def tally(
         start_usec=start_usec(host, target),
         end_usec=end,
         oom_kill_before=None if own is None else own.memory.oom_kill,
-        levels=levels(host, target.group(host, "memory"), before, mine),
+        levels=levels(host, group, before, mine),
+        around=neighbours(host, group, mine[-1].oom_memcg) if mine else Neighbours(),
         exit=None if target.alive else target.exit,
         total_bytes=_total_bytes(host),
         unwatched=witness.reason,

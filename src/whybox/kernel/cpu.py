@@ -81,6 +81,19 @@ def stat(host: Host, group: Group) -> Stat | None:
     return None if text is None else parse_stat(file, text)
 
 
+def local_stopped_usec(host: Host, group: Group) -> int | None:
+    """How long a group's own run queues stood still, whoever's quota it was.
+
+    ``cpu.stat.local``: ``throttled_time`` (v1, ns) or ``throttled_usec``; there on 6.18, not on
+    6.1 (measured).
+    """
+    file = group.file("cpu.stat.local")
+    text = host.optional_text(file)
+    said = {} if text is None else keyed(file, text)
+    v1 = said.get("throttled_time")
+    return said.get("throttled_usec") if v1 is None else v1 // 1000
+
+
 def max_(host: Host, group: Group) -> Max | None:
     """The quota of one group; ``None`` where it cannot have one (the root)."""
     if group.version == 1:

@@ -22,6 +22,7 @@ from whybox.kernel import kmsg
 from whybox.kernel.host import Host
 from whybox.kernel.kmsg import KERNEL, Record
 from whybox.kernel.oomkill import Consumer as Consumer
+from whybox.kernel.oomkill import Kernel
 from whybox.kernel.oomkill import OomKill as OomKill
 
 #: page_counter_max in kB: "no limit" (PAGE_COUNTER_MAX is LONG_MAX / PAGE_SIZE).
@@ -32,7 +33,9 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 _INVOKED = re.compile(r"(?P<comm>.*) invoked oom-killer: gfp_mask=", re.DOTALL)
 _CPU = re.compile(r"CPU: \d+ (?:UID: \d+ )?PID: (?P<pid>\d+) Comm: (?P<rest>.*)", re.DOTALL)
-_USAGE = re.compile(r"(?P<what>memory|memory\+swap|swap): usage (\d+)kB, limit (\d+)kB, failcnt")
+_USAGE = re.compile(
+    r"(?P<what>memory|memory\+swap|swap|kmem): usage (\d+)kB, limit (\d+)kB, failcnt"
+)
 _STATS = re.compile(r"Memory cgroup stats for (?P<path>/.*?):(?: |$)", re.DOTALL)
 _STAT = re.compile(r"(?P<name>[a-z_]+) (?P<value>\d+)")
 #: The table of candidates; its columns differ between kernels and are named in its head.
@@ -126,6 +129,7 @@ class _Report:
         self.trigger_pid: int | None = None
         self.usage: tuple[int, int | None] | None = None
         self.swap: tuple[int, int | None] | None = None
+        self.kmem: int | None = None
         self.stats_path: str | None = None
         self.stats: dict[str, int] = {}
         self.columns: list[str] | None = None
@@ -136,6 +140,20 @@ class _Report:
     def holds(self, *names: str) -> int | None:
         """The first of these keys that was said."""
         return next((self.stats[name] for name in names if name in self.stats), None)
+
+    def kernel(self) -> Kernel | None:
+        """What the kernel itself kept; v1 tells the sum alone."""
+        slab = self.holds("slab")
+        if slab is None and "slab_unreclaimable" in self.stats:
+            slab = self.stats["slab_unreclaimable"] + self.stats.get("slab_reclaimable", 0)
+        said = Kernel(
+            total=self.holds("kernel") if self.kmem is None else self.kmem,
+            page_tables=self.holds("pagetables"),
+            slab=slab,
+            stacks=self.holds("kernel_stack"),
+            sockets=self.holds("sock"),
+        )
+        return None if said == Kernel() else said
 
     def told(self, kill: OomKill) -> OomKill:
         """The kill with all that its report says of it."""
@@ -161,6 +179,7 @@ class _Report:
             # tmpfs is counted among the files as well.
             held_file_bytes=None if file is None else max(file - (shmem or 0), 0),
             held_shmem_bytes=shmem,
+            held_kernel=self.kernel(),
             largest=self.largest,
         )
 
@@ -235,6 +254,11 @@ class _Reader:
             report = self._first(lambda r: r.usage is None)
             if report is not None:
                 report.usage = said
+            return
+        if what == "kmem":
+            report = self._first(lambda r: r.usage is not None and r.kmem is None)
+            if report is not None:
+                report.kmem = usage_bytes
             return
         report = self._first(lambda r: r.usage is not None and r.swap is None)
         if report is not None:

@@ -34,6 +34,31 @@ class Consumer(Struct, frozen=True, kw_only=True):
     rss_bytes: int
 
 
+class Kernel(Struct, frozen=True, kw_only=True):
+    """What the kernel itself kept for a group, in bytes; ``None``: this report does not say."""
+
+    total: int | None = None
+    """v1: ``kmem``; v2: ``kernel``. Neither holds the buffers of network sockets."""
+    page_tables: int | None = None
+    slab: int | None = None
+    """Names and inodes of files, buffers of local sockets, and all small objects."""
+    stacks: int | None = None
+    sockets: int | None = None
+    """Buffers of network sockets."""
+
+    @property
+    def parts(self) -> tuple[tuple[int, str], ...]:
+        """Each with its word, and what is in none of them."""
+        named = (
+            (self.page_tables or 0, "page tables"),
+            (self.slab or 0, "kernel objects (slab)"),
+            (self.stacks or 0, "kernel stacks"),
+            (self.sockets or 0, "socket buffers"),
+        )
+        inside = sum(size for size, word in named if word != "socket buffers")
+        return (*named, (max((self.total or 0) - inside, 0), "other kernel memory"))
+
+
 class OomKill(Struct, frozen=True, kw_only=True):
     """One process that the OOM killer ended; ``None`` is what the log does not tell."""
 
@@ -62,6 +87,8 @@ class OomKill(Struct, frozen=True, kw_only=True):
     """What the whole group held: of processes, of files, of tmpfs and shared memory."""
     held_file_bytes: int | None = None
     held_shmem_bytes: int | None = None
+    held_kernel: "Kernel | None" = None
+    """And of the kernel on its behalf, where the report tells."""
     anon_rss_bytes: int | None = None
     file_rss_bytes: int | None = None
     shmem_rss_bytes: int | None = None

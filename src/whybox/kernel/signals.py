@@ -87,6 +87,8 @@ class Sent(Struct, frozen=True, kw_only=True):
     sender_pid: int
     sender: str
     """What the sender calls itself."""
+    comm: str = ""
+    """What the one whom it is for calls itself."""
 
     @property
     def by_itself(self) -> bool:
@@ -237,6 +239,7 @@ class _Sensor:
                 seconds=one.at_ns / 1e9,
                 sender_pid=one.from_pid,
                 sender=one.from_comm,
+                comm=one.to_comm,
             )
             for one in self._attached.all()
             if one.slot == self._slot
@@ -271,4 +274,5 @@ def _sent(event: Event) -> Sent:
         seconds=event.seconds,
         sender_pid=event.pid,
         sender=event.comm,
+        comm=said.get("comm", ""),
     )

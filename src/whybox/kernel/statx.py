@@ -17,8 +17,10 @@ AT_SYMLINK_NOFOLLOW = 0x100
 _SYS_OPENAT2 = 437
 #: include/uapi/linux/openat2.h
 RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.statx.argtypes = (
@@ -79,7 +81,20 @@ def _time_ns(raw: bytes, offset: int) -> int:
 def open_beneath(directory: int, path: str, flags: int, *, into_mounts: bool = False) -> int:
     """Open ``path`` below an open directory, never through a link."""
     resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | (0 if into_mounts else RESOLVE_NO_XDEV)
-    how = struct.pack("=QQQ", flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0, resolve)
+    return _opened(directory, path, flags | os.O_NOFOLLOW, resolve)
+
+
+def open_in_root(root: str, path: str, flags: int) -> int:
+    """Open ``path`` as a process with that root would, links and all, and never outside of it."""
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _opened(top, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    finally:
+        os.close(top)
+
+
+def _opened(directory: int, path: str, flags: int, resolve: int) -> int:
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
     descriptor = _libc.syscall(
         ctypes.c_long(_SYS_OPENAT2),
         ctypes.c_int(directory),

@@ -37,6 +37,8 @@ class Exit(Struct, frozen=True, kw_only=True):
     restarts: int = 0
     events: tuple[str, ...] = ()
     """The engine's events, oldest first: ``kill signal=15``, ``oom``, ``die exitCode=137``."""
+    events_at_ns: tuple[int, ...] = ()
+    """When each of them was, by the wall clock; empty where the engine does not say."""
 
 
 class Port(Struct, frozen=True, kw_only=True):
@@ -67,6 +69,8 @@ class Target(Struct, frozen=True, kw_only=True):
     image: str | None = None
     command: str | None = None
     stop_signal: str | None = None
+    stop_seconds: int | None = None
+    """How long it is given to end when it is stopped, where that was set for it."""
     created_at_ns: int | None = None
     ports: tuple[Port, ...] = ()
     """Published by its engine; the kernel does not know what is *meant* to be reachable."""

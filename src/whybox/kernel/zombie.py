@@ -53,6 +53,25 @@ class Parent(Struct, frozen=True, kw_only=True):
     wait_channel: str | None
     has_waited: bool
     """Whether it ever waited for a child: the page faults of those count in its ``cminflt``."""
+    blocks_sigchld: bool = False
+    handles_sigchld: bool = False
+    system_call: str | None = None
+    """What its first thread is in, such as ``wait4 for child 7 alone``; ``None``: in none, or that
+    may not be looked at."""
+
+    @property
+    def waits_for_one(self) -> bool:
+        """Whether it is waiting for one child of its own, and for no other."""
+        return (self.system_call or "").endswith(" alone")
+
+    @property
+    def told(self) -> str:
+        """What it does when it is told of a child's end, by its masks (SIGCHLD is bit 10000)."""
+        if self.ignores_sigchld:
+            return "ignored"
+        if self.blocks_sigchld:
+            return "blocked"
+        return "handled" if self.handles_sigchld else "not handled"
 
     @property
     def named(self) -> str:
@@ -79,6 +98,8 @@ class Level(Struct, frozen=True, kw_only=True):
     path: str
     current: int
     limit: int
+    file: str = ""
+    """Where the limit stands."""
 
 
 def look(host: Host, target: Target) -> Look:
@@ -134,7 +155,8 @@ def levels(host: Host, group: Group | None) -> tuple[Level, ...]:
         limit = host.optional_number(above.file("pids.max"))
         current = host.optional_number(above.file("pids.current"))
         if limit is not None and current is not None:
-            found.append(Level(path=above.path, current=current, limit=limit))
+            file = above.file("pids.max")
+            found.append(Level(path=above.path, current=current, limit=limit, file=file))
     return tuple(found)
 
 
@@ -217,7 +239,38 @@ def parent(host: Host, target: Target, pid: int) -> Parent | None:
         ignores_sigchld=signals.has(status.sig_ign, signals.CHLD),
         wait_channel=task.wait_channel(host, pid),
         has_waited=_children_faults(raw, file) > 0,
+        blocks_sigchld=signals.has(status.sig_blk, signals.CHLD),
+        handles_sigchld=signals.has(status.sig_cgt, signals.CHLD),
+        system_call=system_call(host.optional_text(f"/proc/{pid}/syscall")),
     )
+
+
+def system_call(text: str | None, machine: str | None = None) -> str | None:
+    """What ``/proc/PID/syscall`` tells, and for whom it waits if it is a wait.
+
+    The number of the call and its arguments; ``running``; or -1 outside of any call.
+
+    >>> system_call("61 0x7 0x0 0x0 0x0 0x0 0x0 0x7ffd 0x7f01", "x86_64")
+    'wait4 for child 7 alone'
+    >>> system_call("61 0xffffffff 0x7ffd 0x0 0x0 0x0 0x0 0x7ffd 0x7f01", "x86_64")
+    'wait4 for any child'
+    >>> system_call("35 0x7ffd 0x0 0x0 0x0 0x0 0x0 0x7ffd 0x7f01", "x86_64"), system_call("running")
+    ('nanosleep', None)
+    """
+    words = (text or "").split()
+    if not words or not words[0].isdigit():
+        return None
+    from whybox.kernel import syscalltable  # only where there are zombies
+
+    name = syscalltable.name(int(words[0]), machine=machine)
+    if len(words) < 3 or name not in ("wait4", "waitid"):
+        return name
+    first, second = (int(word, 16) & 0xFFFFFFFF for word in words[1:3])
+    # waitid(P_PID = 1, …); a wait4 for 0 or less is for a group, or for any (wait(2)).
+    child = first if name == "wait4" else second if first == 1 else None
+    if child is not None and 0 < child < 1 << 31:
+        return f"{name} for child {child} alone"
+    return f"{name} for any child" if first in (0, 0xFFFFFFFF) else name
 
 
 def _inside(host: Host, target: Target, pid: int) -> bool:

@@ -13,11 +13,10 @@ the thread that started it: it dies with that thread, and so with its process.
 import itertools
 import os
 import re
-import resource
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
 
@@ -31,13 +30,14 @@ from whybox.change import (
     OpenFiles,
     RunAsUser,
     ShmSize,
+    Sysctl,
     Volume,
     WithInit,
     WithUserNamespace,
 )
 from whybox.kernel.host import Host
 from whybox.kernel.target import Exit, Port, Target, described, processes
-from whybox.lab import groups, launch, limits, network, rootfs
+from whybox.lab import groups, launch, limits, machine, network, rootfs, stop
 from whybox.lab.groups import Groups
 from whybox.lab.launch import FIRST_ID, Ended, Joined, Launched, Setup
 from whybox.lab.limits import Limits
@@ -64,17 +64,20 @@ class Box:
         self.pid = 0
         """PID 1 as the host calls it; 0 before the start."""
         self.groups: Groups | None = None
+        self.closing = ExitStack()
+        """What is done before its processes are ended."""
         self._own, self._parent = Limits(), Limits()
         self._user: User | None = None
         self._capabilities: int | None = None
         self._no_new_privs = self._init = self._user_namespace = False
         self._network: Network | None = None
         self._files: list[LowerFile] = []
-        self._volumes: list[str] = []
+        self._volumes: dict[str, str | None] = {}
         self._ports: list[Port] = []
         self._sysctls: dict[str, str] = {}
         self._open_files: int | None = None
         self._shm_bytes = SHM_BYTES
+        self._stop_seconds = stop.SECONDS
         self._cures: list[Change] = []
         self._rootfs: Rootfs | None = None
         self._setup: Setup | None = None
@@ -132,10 +135,12 @@ class Box:
         """It may swap, so much at most; ``swappiness`` is v1's alone."""
         self._own = structs.replace(self._own, swap=True, swap_bytes=bytes, swappiness=swappiness)
 
-    def huge_pages(self, limit_bytes: int, *, page_bytes: int = 2 << 20) -> None:
-        """How much it may hold in huge pages."""
-        limit = HugepageLimit(limit_bytes, page_bytes)
-        self._own = structs.replace(self._own, huge=limit)
+    def huge_pages(
+        self, own: HugepageLimit | None = None, *, parent: HugepageLimit | None = None
+    ) -> None:
+        """How much it may hold in huge pages; ``parent`` limits a group around it."""
+        self._own = structs.replace(self._own, huge=own)
+        self._parent = structs.replace(self._parent, huge=parent)
 
     def pids(self, *, limit: int | None = None, parent_limit: int | None = None) -> None:
         """How many tasks it may have; ``parent_limit`` limits a group around it."""
@@ -149,6 +154,10 @@ class Box:
     def shm(self, bytes: int) -> None:
         """How much ``/dev/shm`` may hold."""
         self._shm_bytes = bytes
+
+    def stop_timeout(self, seconds: int) -> None:
+        """How long it is given to end when it is stopped."""
+        self._stop_seconds = seconds
 
     def pause(self) -> None:
         """Freeze it, as ``docker pause``."""
@@ -176,9 +185,9 @@ class Box:
         """A file of the image."""
         self._files.append(LowerFile(path=path, bytes=bytes, mode=mode))
 
-    def volume(self, path: str) -> None:
-        """This directory is bind mounted, not the image's."""
-        self._volumes.append(path)
+    def volume(self, path: str, *, source: str | None = None) -> None:
+        """This directory is bind mounted, not the image's; ``source`` is one of the host's."""
+        self._volumes[path] = source
 
     def port(self, port: int) -> None:
         """This port is meant to be reached."""
@@ -203,6 +212,7 @@ class Box:
         _sweep_once()
         self._setup = setup = self._settled(program, clone_pid_namespace)
         self.groups, self._rootfs = setup.groups, setup.rootfs
+        machine.set_sysctls(self._cures, self.closing)
         try:
             self._rootfs.create(self._owner(setup.user))
             self.groups.create()
@@ -237,18 +247,8 @@ class Box:
         if network.concerns(change):
             return network.apply(change, box=self.pid, node=self._node())
         if isinstance(change, OpenFiles):
-            return self._allow_files(change.limit)
-        return self.groups.apply(change)
-
-    def _allow_files(self, limit: int) -> bool:
-        """To all that live in it: what they start later has it from them."""
-        try:
-            for pid in processes(Host(), self.target()):
-                with suppress(ProcessLookupError):
-                    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
-        except PermissionError:
-            return False  # another user's, without CAP_SYS_RESOURCE (prlimit(2))
-        return True
+            return limits.allow_files(processes(Host(), self.target()), change.limit)
+        return machine.apply(change, self.pid, self.closing) or self.groups.apply(change)
 
     def target(self) -> Target:
         """What whybox is asked about; when PID 1 has ended, what is left of it."""
@@ -272,6 +272,10 @@ class Box:
         self._running()
         os.kill(self.pid, signum)
 
+    def stop(self) -> None:
+        """Stop it as an engine does: SIGTERM to PID 1, SIGKILL when its time has run out."""
+        stop.stop(self.pid, stop.given(self._stop_seconds, self._cures))
+
     def error(self) -> str | None:
         """What its programs raised, if they did."""
         for line in self._lines():
@@ -281,6 +285,7 @@ class Box:
 
     def close(self) -> None:
         """End it and remove all of it. Again: nothing."""
+        self.closing.close()
         left = [*self._close_processes()]
         if self.groups is not None:
             left += self.groups.remove()
@@ -294,24 +299,27 @@ class Box:
         """What the scenario wants and the cures make of it."""
         own, parent = limits.cured(self._own, self._parent, self._cures)
         nested = structs.replace(self._parent, swap=False) != Limits()
-        volumes = [change.path for change in self._cures if isinstance(change, Volume)]
+        volumes = {change.path: None for change in self._cures if isinstance(change, Volume)}
         return Setup(
             name=self.name,
             program=program,
-            rootfs=Rootfs(self.name, self._files, [*self._volumes, *volumes], self._settled_shm()),
+            rootfs=Rootfs(self.name, self._files, self._volumes | volumes, self._settled_shm()),
             groups=Groups(self.name, own, parent if nested else None),
             user=self._settled_user(),
             init=self._init or self._has_cure(WithInit),
             user_namespace=self._in_user_namespace(),
             pid_namespace=pid_namespace,
             network=self._network,
-            sysctls=tuple(self._sysctls.items()),
+            sysctls=tuple((self._sysctls | self._own_sysctls()).items()),
             open_files=self._settled_files(),
         )
 
     def _settled_files(self) -> int | None:
         allowed = [change.limit for change in self._cures if isinstance(change, OpenFiles)]
         return allowed[-1] if allowed else self._open_files
+
+    def _own_sysctls(self) -> dict[str, str]:
+        return {c.key: c.value for c in self._cures if isinstance(c, Sysctl)}
 
     def _settled_shm(self) -> int:
         sizes = [change.bytes for change in self._cures if isinstance(change, ShmSize)]
@@ -351,7 +359,12 @@ class Box:
 
     def _described(self) -> Target:
         found = described(Host(), self.pid, id=self.name, runtime="whybox")
-        return structs.replace(found, ports=tuple(self._ports), created_at_ns=self._started_ns)
+        return structs.replace(
+            found,
+            ports=tuple(self._ports),
+            created_at_ns=self._started_ns,
+            stop_seconds=stop.given(self._stop_seconds, self._cures),
+        )
 
     def _look(self, seconds: float) -> Ended | None:
         if self._ended is None and self._launched is not None:

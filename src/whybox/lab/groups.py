@@ -81,7 +81,8 @@ class Groups:
         above = "" if parent is None else f"/pod-{self.name}"
         self.path = f"{above}/{self.name}"
         """As ``/proc/PID/cgroup`` names it where whybox sees the whole tree."""
-        wanted = CONTROLLERS | own.controllers
+        self._wanted = own.controllers if parent is None else own.controllers | parent.controllers
+        wanted = CONTROLLERS | self._wanted
         self._trees = tuple(
             tree
             for tree in cgroup.hierarchies(Host())
@@ -185,7 +186,7 @@ class Groups:
 
     def _create(self, tree: Hierarchy, path: str) -> None:
         directory = tree.mountpoint + path
-        _enable(os.path.dirname(directory), tree, self._own)
+        _enable(os.path.dirname(directory), tree, self._wanted)
         os.mkdir(directory)
         _inherit_cpuset(tree, directory)
 
@@ -213,10 +214,11 @@ class Groups:
     def _set(self, path: str, change: settings.Setting) -> None:
         """Raises where this kernel's version of the tree has no file for it."""
         group = self._group(path, settings.controller(change))
-        file = settings.file(change, group.version)
-        if file is None:
+        files = settings.files(change, group.version)
+        if not files:
             raise OSError(errno.ENOTSUP, f"cgroup v{group.version} has no file for {change}")
-        _write(group.file(file.name), file.value)
+        for file in files:
+            _write(group.file(file.name), file.value)
 
     def _set_swap(self, path: str, size: int | None) -> None:
         group = self._group(path, "memory")
@@ -256,11 +258,11 @@ def _group(tree: Hierarchy, path: str) -> Group:
     )
 
 
-def _enable(directory: str, tree: Hierarchy, limits: Limits) -> None:
+def _enable(directory: str, tree: Hierarchy, controllers: frozenset[str]) -> None:
     """Give the groups below a v2 directory their controllers; those that are on stay on."""
     if tree.version == 1:
         return
-    wanted = {*ENABLED, *limits.controllers}
+    wanted = {*ENABLED, *controllers}
     there = wanted.intersection(_words(f"{directory}/cgroup.controllers"))
     control = f"{directory}/cgroup.subtree_control"
     missing = there.difference(_words(control))

@@ -1,6 +1,8 @@
 """What a box may use, and how cures change that."""
 
+import resource
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from msgspec import Struct, structs
 
@@ -107,3 +109,14 @@ def each(limits: Limits) -> Iterator[settings.Setting]:
         yield Swappiness(limits.swappiness)
     if limits.huge is not None:
         yield limits.huge
+
+
+def allow_files(pids: Iterable[int], limit: int) -> bool:
+    """So many open files to processes that live: what they start later has it from them."""
+    try:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+    except PermissionError:
+        return False  # another user's, without CAP_SYS_RESOURCE (prlimit(2))
+    return True

@@ -1,4 +1,4 @@
-"""What a lab may leave behind: groups, mounts, files, interfaces, processes, tracing, BPF."""
+"""What a lab may leave behind: groups, mounts, files, interfaces, processes, swap, tracing, BPF."""
 
 import os
 import re
@@ -7,6 +7,7 @@ import time
 from whybox.kernel import cgroup, task
 from whybox.kernel.host import Host
 from whybox.kernel.mountinfo import mounts
+from whybox.kernel.swap import devices
 
 #: A killed task and its group are gone a moment after they were told to go, not at once.
 PATIENCE_SECONDS = 5.0
@@ -28,6 +29,7 @@ def traces() -> frozenset[str]:
             *_mounts(host),
             *_directories(host),
             *_interfaces(host),
+            *_swaps(host),
             *_children(host),
             *_instances(host),
             *_programs(host),
@@ -76,6 +78,13 @@ def _directories(host: Host) -> list[str]:
 def _interfaces(host: Host) -> list[str]:
     """A box's wires are in namespaces of its own: these names on the host have got away."""
     return [f"interface {name}" for name in host.names("/sys/class/net") if name in INTERFACES]
+
+
+def _swaps(host: Host) -> list[str]:
+    """A lab's swap file has its process in its name; compressed memory has no owner."""
+    there = [device.path for device in devices(host) or ()]
+    ours = [path for path in there if "zram" in path or _is_ours(host, path)]
+    return [f"swap {path}" for path in ours]
 
 
 def _children(host: Host) -> list[str]:

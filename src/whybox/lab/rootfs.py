@@ -14,7 +14,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from msgspec import Struct
@@ -98,12 +98,13 @@ class Rootfs:
         self,
         name: str,
         files: Iterable[LowerFile],
-        volumes: Iterable[str],
+        volumes: Mapping[str, str | None],
         shm_bytes: int = SHM_BYTES,
     ) -> None:
         self.base = f"{disk()}/whybox-{name}"
         self._files = tuple(files)
-        self._volumes = tuple(os.path.normpath(path) for path in volumes)
+        self._volumes = {os.path.normpath(path): source for path, source in volumes.items()}
+        """Each with the host's directory that it is, where that is not one of ``base/volumes``."""
         self._shm_bytes = shm_bytes
 
     @property
@@ -142,8 +143,8 @@ class Rootfs:
         """Put the box's root together. Runs in its PID 1, which still has the host's rights."""
         mount(None, "/", None, MS_REC | MS_PRIVATE)
         self._mount_layers()
-        for number, path in enumerate(self._volumes):
-            mount(f"{self.base}/volumes/{number}", self.root + path, None, MS_BIND)
+        for number, (path, source) in enumerate(self._volumes.items()):
+            mount(source or f"{self.base}/volumes/{number}", self.root + path, None, MS_BIND)
         _mount_devices(f"{self.root}/dev", self._shm_bytes)
         _mount_proc(f"{self.root}/proc")
 

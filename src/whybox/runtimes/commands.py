@@ -27,6 +27,7 @@ from whybox.change import (
     ShmSize,
     StopTimeout,
     SwapLimit,
+    Sysctl,
     ThawFilesystem,
     Volume,
     WithInit,
@@ -79,6 +80,8 @@ def _spoken(target: Target, change: commands_docker.Setting, host: Host) -> tupl
     match change:
         case OpenFiles():
             return commands_kernel.open_files(target, change)
+        case Sysctl():
+            return commands_kernel.sysctl(target, change)
         case WithInit() | RunAsUser() | WithUserNamespace() | Volume() | ShmSize() | StopTimeout():
             return ()  # nobody here makes containers from options
         case _ if target.runtime == "self":

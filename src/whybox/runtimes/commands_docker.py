@@ -18,6 +18,7 @@ from whybox.change import (
     StopTimeout,
     SwapLimit,
     Swappiness,
+    Sysctl,
     Unpause,
     Volume,
     WithInit,
@@ -30,7 +31,7 @@ from whybox.runtimes import commands_kernel
 from whybox.runtimes.shell import line, quoted
 
 Making: TypeAlias = (
-    WithInit | RunAsUser | WithUserNamespace | Volume | OpenFiles | ShmSize | StopTimeout
+    WithInit | RunAsUser | WithUserNamespace | Volume | OpenFiles | ShmSize | StopTimeout | Sysctl
 )
 Setting: TypeAlias = commands_kernel.Limit | Making
 
@@ -49,6 +50,8 @@ def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
             return (_swap(target, change.bytes, host),)
         case Unpause():
             return (line(target.runtime, "unpause", target.short_id),)
+        case Sysctl() if target.alive:
+            return commands_kernel.sysctl(target, change)
         case _:
             return (_made_anew(target, change),)
 
@@ -113,6 +116,8 @@ def _made_anew(target: Target, change: Making) -> str:
             return _run(target, "--shm-size", _size(change.bytes))
         case StopTimeout():
             return _run(target, "--stop-timeout", str(change.seconds))
+        case Sysctl():
+            return _run(target, "--sysctl", f"{change.key}={change.value}")
         case _:
             assert_never(change)
 

@@ -14,6 +14,7 @@ from whybox.change import (
     MemoryLimit,
     OpenFiles,
     SwapLimit,
+    Sysctl,
     ThawFilesystem,
 )
 from whybox.kernel import cgroup, cpu
@@ -47,8 +48,8 @@ def limit(target: Target, change: Limit, host: Host) -> tuple[str, ...]:
         case SwapLimit() if group.version == 1:
             return _swap(host, group, change.bytes)
         case _:
-            file = settings.file(change, group.version)
-            return () if file is None else (write(file.value, group.file(file.name)),)
+            files = settings.files(change, group.version)
+            return tuple(write(file.value, group.file(file.name)) for file in files)
 
 
 def machine(change: Machine) -> tuple[str, ...]:
@@ -60,6 +61,15 @@ def machine(change: Machine) -> tuple[str, ...]:
             return (line("fsfreeze", "--unfreeze", path),)
         case _:
             assert_never(change)
+
+
+def sysctl(target: Target, change: Sysctl) -> tuple[str, ...]:
+    """For the namespaces that it has now: a new container's begin with the defaults."""
+    if target.init is None or target.runtime == "self":
+        return ()
+    kind = "-n" if change.key.startswith("net.") else "-i"
+    enter = ("nsenter", "-t", str(target.init.pid), kind)
+    return (line(*enter, "sysctl", "-w", f"{change.key}={change.value}"),)
 
 
 def open_files(target: Target, change: OpenFiles) -> tuple[str, ...]:

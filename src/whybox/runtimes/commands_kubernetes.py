@@ -23,6 +23,7 @@ from whybox.change import (
     StopTimeout,
     SwapLimit,
     Swappiness,
+    Sysctl,
     Unpause,
     Volume,
     WithInit,
@@ -78,7 +79,7 @@ def _resources(change: CpuQuota | MemoryLimit | HugepageLimit | CpuWeight) -> di
             assert_never(change)
 
 
-def _spec(change: WithInit | WithUserNamespace | StopTimeout) -> dict[str, Any]:
+def _spec(change: WithInit | WithUserNamespace | StopTimeout | Sysctl) -> dict[str, Any]:
     match change:
         case WithInit():
             # The pause process is PID 1 of a shared namespace, and reaps.
@@ -87,6 +88,10 @@ def _spec(change: WithInit | WithUserNamespace | StopTimeout) -> dict[str, Any]:
             return {"hostUsers": False}
         case StopTimeout():
             return {"terminationGracePeriodSeconds": change.seconds}
+        case Sysctl():
+            # The kubelet must allow it: --allowed-unsafe-sysctls.
+            one = {"name": change.key, "value": change.value}
+            return {"securityContext": {"sysctls": [one]}}
         case _:
             assert_never(change)
 

@@ -18,6 +18,7 @@ from whybox.change import (
     StopTimeout,
     SwapLimit,
     Swappiness,
+    Sysctl,
     Unpause,
     Volume,
     WithInit,
@@ -41,6 +42,8 @@ def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
             return _property(target, _limit(change))
         case Unpause():
             return (line("systemctl", "thaw", unit(target)),)
+        case Sysctl():
+            return commands_kernel.sysctl(target, change)
         case WithInit() | Volume() | ShmSize():
             return ()  # systemd is its init, and its files lie on no image
         case _:

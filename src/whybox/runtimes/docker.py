@@ -59,6 +59,7 @@ class Config(Struct, frozen=True, rename="pascal"):
 
     image: str = ""
     stop_signal: str | None = None
+    stop_timeout: int | None = None
 
 
 class HostConfig(Struct, frozen=True, rename="pascal"):
@@ -125,6 +126,7 @@ class Event(Struct, frozen=True, rename="pascal"):
 
     action: str = ""
     actor: Actor = Actor()
+    time_nano: int | None = field(default=None, name="timeNano")
 
     def __str__(self) -> str:
         told = self.actor.attributes or {}
@@ -176,7 +178,7 @@ class Docker:
         body = self._asked(f"/containers/json?all={int(all)}")
         return () if body is None else self._read(body, tuple[Listed, ...])
 
-    def events(self, id: str, since: int) -> tuple[str, ...]:
+    def events(self, id: str, since: int) -> tuple[Event, ...]:
         """What befell a container from then (ns since 1970) until now, the latest 256 of it.
 
         Docker remembers the last 256 events of all its containers, and none of before its start.
@@ -186,7 +188,7 @@ class Docker:
         span = f"since={_decimal(since)}&{self.until_now()}"
         body = self._asked(f"/events?{span}&filters={filters}") or b""
         lines = body.splitlines()[-_EVENTS_AT_MOST:]
-        return tuple(str(self._read(line, Event)) for line in lines if line)
+        return tuple(self._read(line, Event) for line in lines if line)
 
     def until_now(self) -> str:
         """What makes the engine say what it remembers, and end."""
@@ -224,6 +226,7 @@ class Docker:
             image=known.config.image or None,
             command=shlex.join(self.command(known)) or target.command,
             stop_signal=known.config.stop_signal or None,
+            stop_seconds=known.config.stop_timeout,
             created_at_ns=nanoseconds(known.created),
             ports=ports(settings.ports or {}),
             exit=self._exit(known),
@@ -231,6 +234,7 @@ class Docker:
 
     def _exit(self, known: Inspected) -> Exit:
         state, started = known.state, nanoseconds(known.state.started_at)
+        events = () if started is None else self.events(known.id, started)
         # The engine's 0 of a container that runs or never ran is no exit code.
         ended = not state.pid and (started is not None or bool(state.exit_code))
         return Exit(
@@ -241,7 +245,8 @@ class Docker:
             started_at_ns=started,
             finished_at_ns=nanoseconds(state.finished_at),
             restarts=known.restart_count,
-            events=() if started is None else self.events(known.id, started),
+            events=tuple(str(event) for event in events),
+            events_at_ns=tuple(at for event in events if (at := event.time_nano) is not None),
         )
 
     def _cgroups(self, known: Inspected) -> Mapping[str, str]:

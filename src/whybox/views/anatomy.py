@@ -23,6 +23,7 @@ def page(seen: Anatomy, style: Style) -> str:
     blocks.append(_block("rights", _rights(seen.rights), style))
     blocks.append(_block("network", _network(seen.network), style))
     blocks.append(_block("processes", list(seen.processes), style))
+    blocks.append(_block("when it is stopped", list(seen.stop), style))
     if seen.gaps:
         blocks.append(_block("not seen", list(seen.gaps), style))
     return "\n\n".join(blocks)

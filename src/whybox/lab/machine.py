@@ -1,0 +1,54 @@
+"""Parameters of the machine, put back exactly as they were, and of a box's own namespaces."""
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+from whybox.change import Change, HostSysctl, Sysctl, ThawFilesystem
+from whybox.kernel.fsfreeze import thaw
+from whybox.kernel.netns import call_in
+
+
+def apply(change: Change, pid: int, closing: ExitStack) -> bool:
+    """Change something of the machine or of a process' namespaces; False if it is neither's."""
+    match change:
+        case ThawFilesystem(mountpoint=path):
+            thaw(path)
+        case HostSysctl():
+            set_sysctl(change, closing)
+        case Sysctl():
+            set_own(change, pid)
+        case _:
+            return False
+    return True
+
+
+def set_sysctl(change: HostSysctl, closing: ExitStack) -> None:
+    """Set one; what it was before comes back when ``closing`` is closed."""
+    file = _file(change.key)
+    with open(file, encoding="ascii") as opened:
+        before = opened.read()
+    closing.callback(_write, file, before)
+    _write(file, change.value)
+
+
+def set_sysctls(changes: Iterable[Change], closing: ExitStack) -> None:
+    """Those among these changes."""
+    for change in changes:
+        if isinstance(change, HostSysctl):
+            set_sysctl(change, closing)
+
+
+def set_own(change: Sysctl, pid: int) -> None:
+    """Set a parameter of the namespaces of a process."""
+    kind = "net" if change.key.startswith("net.") else "ipc"
+    file = _file(change.key)
+    call_in(f"/proc/{pid}/ns/{kind}", lambda: _write(file, change.value), kind=kind)
+
+
+def _file(key: str) -> str:
+    return f"/proc/sys/{key.replace('.', '/')}"
+
+
+def _write(file: str, text: str) -> None:
+    with open(file, "w", encoding="ascii") as opened:
+        opened.write(text)
