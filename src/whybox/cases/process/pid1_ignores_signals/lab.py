@@ -174,4 +174,5 @@ LAB = Lab(
         "the host's pid namespace": in_hosts_pid_namespace,
     },
     numbers=numbers,
+    also=("process/killed_on_stop",),
 )

@@ -296,5 +296,6 @@ CASE = Case(
     observation=Observation,
     observe=observe,
     judge=judge,
+    explains=("process/killed_on_stop",),
     outlives=True,
 )

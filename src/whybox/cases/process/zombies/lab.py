@@ -65,6 +65,62 @@ def dead_leaders(n: int) -> Program:
     return program
 
 
+def told_that_nobody_waits(n: int) -> Program:
+    """``n`` children end; with SIGCHLD ignored the kernel reaps them."""
+
+    def program() -> None:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        for _ in range(n):
+            if os.fork() == 0:
+                os._exit(0)
+        while True:
+            time.sleep(100)
+
+    return program
+
+
+def one_a_signal(n: int) -> Program:
+    """``n`` and one children end while SIGCHLD is held back; its handler reaps one a signal.
+
+    Signals of one kind that are pending are one, so ``n`` stay.
+    """
+
+    def program() -> None:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        signal.signal(signal.SIGCHLD, lambda *_: os.waitpid(-1, os.WNOHANG))
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        children = []
+        for _ in range(n + 1):
+            children.append(os.fork())
+            if children[-1] == 0:
+                os._exit(0)
+        for child in children:
+            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        while True:
+            time.sleep(100)
+
+    return program
+
+
+def until_refused() -> Program:
+    """Forks children that it does not wait for until there is no room, and then tries on."""
+
+    def program() -> None:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        while True:
+            try:
+                child = os.fork()
+            except BlockingIOError:
+                time.sleep(0.2)
+                continue
+            if child == 0:
+                os._exit(0)
+
+    return program
+
+
 def _end_this_thread() -> None:
     """``exit(2)``, which ends one thread where Python's own exit ends the process."""
     import ctypes
@@ -124,6 +180,41 @@ def at_the_limit(box: Box) -> None:
     until_ended(box)
 
 
+def full(box: Box) -> None:
+    """All that it may have besides PID 1 are zombies: nothing can be started any more."""
+    box.pids(limit=COUNT + 1)
+    box.start(until_refused())
+    until_ended(box)
+
+
+def under_an_init(box: Box) -> None:
+    """The parent is not PID 1, which is an init: that does not help."""
+    box.init()
+    box.start(workload.zombies(COUNT))
+    deadline = time.monotonic() + 60
+    while _ended(Host(), box) != COUNT and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def merged(box: Box) -> None:
+    """It waits, once for each SIGCHLD, and signals merge."""
+    box.start(one_a_signal(COUNT))
+    until_ended(box)
+    time.sleep(0.3)
+
+
+def inherited_by_an_init(box: Box) -> None:
+    """As many orphans, and PID 1 is an init."""
+    box.init()
+    box.start(workload.orphans(COUNT))
+    time.sleep(0.5)
+
+
+def unwanted(box: Box) -> None:
+    """As many children of its own, with SIGCHLD ignored."""
+    box.start(told_that_nobody_waits(COUNT))
+
+
 def threads(box: Box) -> None:
     """As many tasks, and all of them live."""
     box.pids(limit=COUNT + 5)
@@ -154,12 +245,18 @@ LAB = Lab(
     variants={
         "PID 1's own children": own_children,
         "a parent that is not PID 1": below_an_init,
+        "a parent that is not PID 1, under an init": under_an_init,
         "half of the limit": at_the_limit,
+        "the limit is full": full,
+        "signals that merge": merged,
     },
     look_alikes={
         "living threads": threads,
         "children that are waited for": busy,
         "dead first threads": leaders,
+        "orphans under an init": inherited_by_an_init,
+        "SIGCHLD ignored": unwanted,
     },
     numbers=numbers,
+    also=("process/pids_exhausted",),
 )

@@ -184,7 +184,20 @@ def _summary(seen: Observation, staying: list[Zombie], parent: Parent | None) ->
     who = "a process outside of what can be seen" if parent is None else parent.named
     whom = f"{theirs} of them" if 0 < theirs < count else "it" if count == 1 else "them"
     says = "1 zombie stays" if count == 1 else f"{count} zombies stay"
-    return f"{says}: {who} does not wait for {whom}{_room(seen)}."
+    return f"{says}: {who} does not wait for {whom}{_instead(parent)}{_room(seen)}."
+
+
+def _instead(parent: Parent | None) -> str:
+    """What it does instead, as far as the kernel shows."""
+    if parent is None:
+        return ""
+    where = f"is in {parent.system_call} and " if parent.system_call else ""
+    return f" ({where}has SIGCHLD {parent.told})"
+
+
+def _rate(seen: Observation) -> float:
+    """How many more a minute."""
+    return _growth(seen) * 60e9 / seen.elapsed_ns
 
 
 def _room(seen: Observation) -> str:
@@ -193,7 +206,7 @@ def _room(seen: Observation) -> str:
     says = "" if level is None else f"; {level.current} of {level.limit} tasks are taken"
     if growth < GROWING:
         return says
-    rate = growth * 60e9 / seen.elapsed_ns
+    rate = _rate(seen)
     says += f", {rate:.0f} more a minute"
     if level is None or level.current >= level.limit:
         return says
@@ -215,13 +228,29 @@ def _evidence(
     says = f"state Z with the same start at both looks, {seen.elapsed_ns / 1e9:.1f} s apart: {some}"
     both = Evidence("/proc/PID/stat", says + (" …" if len(staying) > 5 else ""))
     if parent is None:
-        return (both,)
-    ignores = "ignored" if parent.ignores_sigchld else "not ignored"
+        return (both, *_limits(seen))
+    masks = f"State {parent.state}; SigIgn, SigBlk, SigCgt: SIGCHLD (10000) is {parent.told}"
+    call = f"{parent.system_call} (its first thread; others may wait too)"
+    calls = (Evidence(f"/proc/{parent.pid}/syscall", call),) if parent.system_call else ()
     return (
         both,
+        *_limits(seen),
         Evidence(f"/proc/{parent.pid}/wchan", parent.wait_channel or "0"),
-        Evidence(f"/proc/{parent.pid}/status", f"SigIgn: SIGCHLD (10000) is {ignores}"),
+        *calls,
+        Evidence(f"/proc/{parent.pid}/status", masks),
     )
+
+
+def _limits(seen: Observation) -> tuple[Evidence, ...]:
+    """Every limit that they count against, and when it will be met at this pace."""
+    rate = _rate(seen) if _growth(seen) >= GROWING else 0.0
+    found = []
+    for level in seen.levels:
+        left = level.limit - level.current
+        when = f", full in {left / rate:.1f} minutes" if rate and left > 0 else ""
+        says = f"{level.limit}, of which {level.current} are taken{when}"
+        found.append(Evidence(level.file or f"pids.max of {level.path}", says))
+    return tuple(found)
 
 
 def _ruled_out(seen: Observation) -> tuple[RuledOut, ...]:
@@ -245,7 +274,8 @@ def _cures(parent: Parent | None, own: int, orphans: int) -> tuple[Cure, ...]:
     wait = _wait(parent, "As PID 1 it inherits every orphan too: wait for any child (waitpid(-1)).")
     # One that never waited for anybody lets its own children stand; one that does wait knows
     # only its own, and what stays are those that it inherited.
-    theirs = own > orphans or (own == orphans and not parent.has_waited)
+    waits = parent.has_waited or parent.waits_for_one
+    theirs = own > orphans or (own == orphans and not waits)
     return (wait, init) if theirs else (init, wait)
 
 
@@ -256,7 +286,7 @@ def _init_advice(parent: Parent, own: int, orphans: int) -> str:
     )
     if orphans:
         return f"{says} {orphans} of these are known to be orphans."
-    if own or not parent.has_waited:
+    if own or not (parent.has_waited or parent.waits_for_one):
         return f"{says} It does not help with the program's own children, as these seem to be."
     return f"{says} It waits for other children, so these seem to be orphans."
 
@@ -298,4 +328,5 @@ CASE = Case(
     observation=Observation,
     observe=observe,
     judge=judge,
+    explains=("process/pids_exhausted",),
 )
