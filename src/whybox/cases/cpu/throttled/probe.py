@@ -1,7 +1,5 @@
 """Out of CPU quota, not out of CPU: ``nr_throttled`` over one window, here or at an ancestor."""
 
-import math
-
 from msgspec import Struct
 
 from whybox.change import CpuBurst, CpuQuota
@@ -26,6 +24,9 @@ from whybox.model import (
 )
 from whybox.needs import living, own_group
 
+from . import enough
+from .enough import Peaks
+
 #: Stopped in fewer of its periods than this, or for less of the time, nobody notices.
 LEAST_SHARE_OF_PERIODS = 0.05
 LEAST_SHARE_OF_TIME = 0.02
@@ -48,6 +49,9 @@ class Observation(Struct, frozen=True, kw_only=True):
     used_usec: int | None
     demand: Demand | None
     cpus: int
+    local_file: str | None = None
+    local_stopped_usec: int | None = None
+    """How long its own run queues stood still, whoever's quota it was; newer kernels tell."""
 
 
 def observe(host: Host, target: Target) -> Watch[Observation]:
@@ -59,7 +63,7 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
     groups = tuple(group.lineage())
     started = host.monotonic_ns()
     before = [cpu.stat(host, g) for g in groups]
-    used = cpu.usage_usec(host, acct)
+    used, local = cpu.usage_usec(host, acct), cpu.local_stopped_usec(host, group)
     threads = cpudemand.sample(host, group)
     yield
     after = [cpu.stat(host, g) for g in groups]
@@ -73,6 +77,8 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
         used_usec=_difference(used, cpu.usage_usec(host, acct)),
         demand=cpudemand.demand(threads, cpudemand.sample(host, group), elapsed_ns),
         cpus=cpu.online(host),
+        local_file=None if local is None else group.file("cpu.stat.local"),
+        local_stopped_usec=_difference(local, cpu.local_stopped_usec(host, group)),
     )
 
 
@@ -138,8 +144,14 @@ def _matters(worst: Throttling, seen: Observation) -> bool:
         return False
     often = worst.throttled / worst.periods >= LEAST_SHARE_OF_PERIODS
     long = worst.stopped_usec * 1000 >= LEAST_SHARE_OF_TIME * seen.elapsed_ns
-    # An ancestor may be stopped for what a neighbour used; that hurts only who wanted to run.
-    return often and long and (worst.own or _wanted_cores(seen) >= 0.01)
+    return often and long and (worst.own or _hurts(seen))
+
+
+def _hurts(seen: Observation) -> bool:
+    """An ancestor may be stopped for what a neighbour used: that hurts only who wanted to run."""
+    if seen.local_stopped_usec is not None:
+        return seen.local_stopped_usec * 1000 >= LEAST_SHARE_OF_TIME * seen.elapsed_ns
+    return _wanted_cores(seen) >= 0.01
 
 
 def _wanted_cores(seen: Observation) -> float:
@@ -154,7 +166,7 @@ def _used_cores(seen: Observation) -> float:
 
 def _harmless(worst: Throttling, seen: Observation) -> str:
     where = "its quota" if worst.own else f"the quota of {worst.level.path}"
-    if worst.throttled and not worst.own and _wanted_cores(seen) < 0.01:
+    if worst.throttled and not worst.own and not _hurts(seen):
         return f"The quota of {worst.level.path} is used up by others; it wanted no CPU itself."
     return (
         f"Stopped in {worst.throttled} of {worst.periods} periods by {where} of "
@@ -176,7 +188,7 @@ def _found(worst: Throttling, seen: Observation) -> Finding:
             f"{seconds:.1f} s, while it used {_used_cores(seen):.2f} of the {worst.cores:.2f} "
             "cores allowed."
         ),
-        evidence=_evidence(worst),
+        evidence=(*_evidence(worst), *_local_evidence(worst, seen)),
         ruled_out=_ruled_out(worst, seen),
         cures=_cures(worst, seen),
     )
@@ -197,6 +209,14 @@ def _evidence(worst: Throttling) -> tuple[Evidence, ...]:
             f"{worst.quota_usec} us of every {worst.period_usec} us = {worst.cores:.2f} cores",
         ),
     )
+
+
+def _local_evidence(worst: Throttling, seen: Observation) -> tuple[Evidence, ...]:
+    """Of an ancestor's stops, what this container had of them."""
+    if worst.own or seen.local_file is None or seen.local_stopped_usec is None:
+        return ()
+    said = f"throttled +{seen.local_stopped_usec} us: so long its own tasks were kept from running"
+    return (Evidence(seen.local_file, said),)
 
 
 def _ruled_out(worst: Throttling, seen: Observation) -> tuple[RuledOut, ...]:
@@ -221,41 +241,72 @@ def _ruled_out(worst: Throttling, seen: Observation) -> tuple[RuledOut, ...]:
 
 def _cures(worst: Throttling, seen: Observation) -> tuple[Cure, ...]:
     bursty = _used_cores(seen) < 0.8 * worst.cores
-    cores = _enough(worst, seen)
+    peaks = _peaks(worst, seen) if bursty else None
+    cores = _enough(worst, seen, peaks)
     raise_quota = Cure(
-        advice=(
-            f"Allow {cores:g} cores. "
-            + (
-                f"On average it uses only {_used_cores(seen):.2f}; it is its peaks that hit the "
-                "quota of one period."
-                if bursty
-                else f"It asked for {_wanted_cores(seen):.2f}."
-            )
-            + " Or run fewer threads at once than the quota pays for."
-        ),
+        advice=f"Allow {cores:g} cores. {_asked(worst, seen, peaks, bursty=bursty)} "
+        "Or run fewer threads at once than the quota pays for.",
         change=CpuQuota(cores, cgroup=None if worst.own else worst.level.path),
         safety=Safety.LOW_RISK,
     )
     limit = worst.level.limit
     if not bursty or not worst.own or limit is None or limit.burst_usec is None:
         return (raise_quota,)
-    burst = Cure(
-        advice="Or let it save unused quota for its peaks, at the same average.",
-        change=CpuBurst(worst.quota_usec),
+    savings = worst.quota_usec if peaks is None else peaks.burst_usec
+    if savings > worst.quota_usec:
+        return (raise_quota,)  # the kernel lets nobody save more than one quota
+    return (raise_quota, _save(savings, peaks))
+
+
+def _asked(worst: Throttling, seen: Observation, peaks: Peaks | None, *, bursty: bool) -> str:
+    if peaks is not None:
+        return (
+            f"On average it uses only {_used_cores(seen):.2f}, but each of its peaks takes about "
+            f"{peaks.work_usec / 1000:.0f} ms of CPU, where a period pays for "
+            f"{worst.quota_usec / 1000:.0f} ms."
+        )
+    if bursty:
+        return (
+            f"On average it uses only {_used_cores(seen):.2f}; it is its peaks that hit the quota "
+            "of one period."
+        )
+    wanted = _wanted_cores(seen)
+    return f"It asked for {wanted:.2f}, {wanted / worst.cores:.1f} times what it may use."
+
+
+def _save(burst_usec: int, peaks: Peaks | None) -> Cure:
+    lacks = "" if peaks is None else f" ({burst_usec / 1000:.0f} ms: what a peak lacks and more)"
+    return Cure(
+        advice=f"Or let it save unused quota for its peaks{lacks}, at the same average.",
+        change=CpuBurst(burst_usec),
         safety=Safety.LOW_RISK,
     )
-    return (raise_quota, burst)
 
 
-def _enough(worst: Throttling, seen: Observation) -> float:
+def _peaks(worst: Throttling, seen: Observation) -> Peaks | None:
+    # What the neighbours under the same quota used is not known here.
+    if not worst.own:
+        return None
+    return enough.peaks(
+        periods=worst.periods,
+        throttled=worst.throttled,
+        used_usec=seen.used_usec or 0,
+        quota_usec=worst.quota_usec,
+        period_usec=worst.period_usec,
+    )
+
+
+def _enough(worst: Throttling, seen: Observation, peaks: Peaks | None) -> float:
     """Cores with which it would not have been stopped, in tenths, at most what there is."""
     active = 0 if seen.demand is None else seen.demand.active_threads
     # Threads that came and went left no account, but each CPU that was stopped had one waiting.
     stopped = worst.stopped_usec * 1000 / seen.elapsed_ns
     wanted = max(_wanted_cores(seen), stopped + (_used_cores(seen) if worst.own else worst.cores))
     # Demand over the window hides the peaks, in which all active threads want to run at once.
-    peak = max(wanted * 1.15, float(active), worst.cores * 1.2)
-    return min(math.ceil(peak * 10) / 10, float(seen.cpus))
+    peak = max(wanted * 1.15, float(active))
+    if peaks is not None:
+        peak = min(peak, peaks.cores) if active else peaks.cores
+    return min(enough.tenths(max(peak, worst.cores * 1.2)), float(seen.cpus))
 
 
 CASE = Case(
