@@ -6,6 +6,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from whybox.kernel import cgroup
 from whybox.kernel.host import Host
@@ -20,6 +21,7 @@ LIMIT = 64 * MIB
 WANTED = 96 * MIB
 #: The kernel writes ten reports in five seconds in full: one in 0.7 s is never held back.
 EVERY_SECONDS = 0.7
+SHM_FILE = "/dev/shm/file"
 
 
 def hungry_children(bytes: int) -> Program:
@@ -27,8 +29,12 @@ def hungry_children(bytes: int) -> Program:
     return again_and_again(lambda: _touch(bytes))
 
 
-def again_and_again(body: Callable[[], None]) -> Program:
-    """One child after the other runs ``body``, whatever becomes of it."""
+def _nothing() -> None:
+    pass
+
+
+def again_and_again(body: Callable[[], None], afterwards: Callable[[], None] = _nothing) -> Program:
+    """One child after the other runs ``body``, whatever becomes of it; then ``afterwards``."""
 
     def program() -> None:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -40,6 +46,7 @@ def again_and_again(body: Callable[[], None]) -> Program:
                 finally:
                     os._exit(0)
             os.waitpid(child, 0)
+            afterwards()
             time.sleep(EVERY_SECONDS)
 
     return program
@@ -109,6 +116,80 @@ def under_parent(box: Box) -> None:
     box.start(hungry_children(WANTED))
 
 
+def joined(box: Box) -> None:
+    """What came in with ``exec`` wants too much; the container's own program lives on."""
+    box.memory(limit_bytes=LIMIT)
+    box.start(workload.idle())
+    box.run(workload.allocate(WANTED))
+    time.sleep(1.5)
+
+
+def shared_memory(box: Box) -> None:
+    """What fills the limit is a file in /dev/shm; the victim itself holds almost nothing."""
+    box.memory(limit_bytes=LIMIT)
+    box.shm(2 * LIMIT)
+    box.start(again_and_again(_write_to_shm, afterwards=_remove))
+    time.sleep(0.5)
+
+
+def _write_to_shm() -> None:
+    _choose_me()
+    with open(SHM_FILE, "wb") as file:
+        for _ in range(WANTED // MIB):
+            file.write(b"x" * MIB)
+
+
+def _remove() -> None:
+    """tmpfs outlives who wrote it, and then the next one dies of it."""
+    with suppress(FileNotFoundError):
+        os.unlink(SHM_FILE)
+
+
+def _choose_me() -> None:
+    """Not PID 1, whose memory is about the same."""
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+
+
+def innocent(box: Box) -> None:
+    """A task of 40 MiB that asks for nothing dies when another one asks for 40 more."""
+
+    def body() -> None:
+        greedy = os.fork()
+        if greedy == 0:
+            time.sleep(0.3)
+            _touch(40 * MIB)
+            os._exit(0)
+        _choose_me()
+        with mmap.mmap(-1, 40 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+            for page in range(0, 40 * MIB, mmap.PAGESIZE):
+                memory[page] = 1
+            os.waitpid(greedy, 0)
+
+    box.memory(limit_bytes=LIMIT)
+    box.start(again_and_again(body))
+    time.sleep(1)
+
+
+def as_one(box: Box) -> None:
+    """``memory.oom.group``: all of it is killed, PID 1 too."""
+    box.memory(limit_bytes=LIMIT)
+    box.start(_after(0.5, workload.allocate(WANTED)))
+    assert box.groups is not None
+    for directory in box.groups.directories.values():
+        with open(f"{directory}/memory.oom.group", "w", encoding="ascii") as file:
+            file.write("1")
+    box.wait(60)
+
+
+def _after(seconds: float, program: Program) -> Program:
+    def later() -> None:
+        time.sleep(seconds)
+        program()
+
+    return later
+
+
 def killed_from_outside(box: Box) -> None:
     """Close to its limit, and killed by somebody: status 137 as well."""
     box.memory(limit_bytes=LIMIT)
@@ -116,6 +197,52 @@ def killed_from_outside(box: Box) -> None:
     time.sleep(0.5)
     box.signal(signal.SIGKILL)
     box.wait(10)
+
+
+def killed_by_its_parent(box: Box) -> None:
+    """A child close to the limit gets SIGKILL from its own parent."""
+
+    def body() -> None:
+        child = os.fork()
+        if child == 0:
+            _touch(40 * MIB)
+            time.sleep(60)
+        time.sleep(0.3)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+    box.memory(limit_bytes=LIMIT)
+    box.start(again_and_again(body))
+    time.sleep(0.5)
+
+
+def killed_next_door(box: Box) -> None:
+    """Another container was killed just now."""
+    with Box("oom-neighbour") as other:
+        other.memory(limit_bytes=LIMIT)
+        other.start(workload.allocate(WANTED))
+        other.wait(60)
+    healthy(box)
+
+
+def full_tmpfs(box: Box) -> None:
+    """A tmpfs that is smaller than the limit is full: ENOSPC, and nobody is killed."""
+
+    def body() -> None:
+        with suppress(OSError), open(SHM_FILE, "wb") as file:
+            for _ in range(WANTED // MIB):
+                file.write(b"x" * MIB)
+
+    box.memory(limit_bytes=LIMIT)
+    box.shm(8 * MIB)
+    box.start(again_and_again(body))
+
+
+def slowed_down(box: Box) -> None:
+    """``memory.high``: it is slowed down, and not killed."""
+    box.memory(limit_bytes=4 * LIMIT)
+    box.memory_high(LIMIT // 2)
+    box.start(workload.allocate(LIMIT))
 
 
 def own_status_137(box: Box) -> None:
@@ -158,8 +285,18 @@ def numbers(finding: Finding) -> str | None:
     return None
 
 
+VARIANTS = {
+    "PID 1 is the victim": first_process,
+    "the parent's limit": under_parent,
+    "a process that joined": joined,
+    "shared memory": shared_memory,
+    "an innocent victim": innocent,
+}
 LOOK_ALIKES = {
     "killed from outside near the limit": killed_from_outside,
+    "killed by its own parent": killed_by_its_parent,
+    "another container is killed": killed_next_door,
+    "a full tmpfs": full_tmpfs,
     "exit status 137 by itself": own_status_137,
     "page cache at the limit": page_cache,
     "malloc refused by ulimit -v": address_space,
@@ -168,9 +305,10 @@ LOOK_ALIKES = {
 LAB = Lab(
     healthy=healthy,
     reproduce=reproduce,
-    variants={"PID 1 is the victim": first_process, "the parent's limit": under_parent},
-    # v2 cannot switch the killer off.
-    look_alikes=LOOK_ALIKES | ({"killing switched off": kill_disabled} if _v1_memory() else {}),
+    # v2 alone kills a group as one and slows down; it cannot switch the killer off.
+    variants=VARIANTS | ({} if _v1_memory() else {"killed as one": as_one}),
+    look_alikes=LOOK_ALIKES
+    | ({"killing switched off": kill_disabled} if _v1_memory() else {"memory.high": slowed_down}),
     numbers=numbers,
     window_seconds=3.0,
 )
