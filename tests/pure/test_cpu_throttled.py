@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from msgspec import structs
+
 from whybox.cases.cpu.throttled.probe import Level, Observation, judge, observe
 from whybox.change import CpuBurst, CpuQuota
 from whybox.kernel.cpu import Max, Stat
@@ -165,3 +167,40 @@ def test_it_reads_v2_files_before_and_after(tmp_path: Path) -> None:
     assert own.after.nr_throttled - own.before.nr_throttled == 8
     assert own.limit is not None
     assert own.limit.cores == 0.5
+
+
+def peaks(*, used_usec: int, periods: int, throttled: int, burst: int | None = 0) -> Observation:
+    """Peaks of two threads that have used so much in five seconds."""
+    own = level(periods=periods, throttled=throttled, stopped_usec=2_100_000, burst=burst)
+    return seen(own, used_usec=used_usec, wanted_ns=3 * SECOND_NS, threads=2)
+
+
+def test_peaks_that_are_alike_are_measured_by_the_periods_they_leave() -> None:
+    """Ten peaks of 120 ms: one quota of 60 and more, and more than a burst of 50 can pay for."""
+    finding = judge(peaks(used_usec=1_201_000, periods=40, throttled=20))
+    assert [c.change for c in finding.cures] == [CpuQuota(1.5)]
+    assert "each of its peaks takes about 120 ms of CPU" in finding.cures[0].advice
+    assert "a period pays for 50 ms" in finding.cures[0].advice
+
+
+def test_a_burst_that_is_enough_is_told_in_milliseconds() -> None:
+    finding = judge(peaks(used_usec=642_000, periods=25, throttled=8))
+    assert [c.change for c in finding.cures] == [CpuQuota(1.0), CpuBurst(41_000)]
+
+
+def test_peaks_that_are_not_alike_get_what_all_threads_want_at_once() -> None:
+    """A hundred small ones, and some large ones that were stopped."""
+    finding = judge(peaks(used_usec=1_500_000, periods=225, throttled=15))
+    assert finding.cures[0].change == CpuQuota(2.0)
+
+
+def test_what_a_parents_stops_cost_the_child_is_told_where_the_kernel_tells() -> None:
+    levels = (level(quota=None), level("/pod", throttled=50, stopped_usec=2_000_000))
+    own = seen(*levels, used_usec=100, wanted_ns=200_000, threads=0)
+    told = structs.replace(own, local_file="cpu.stat.local", local_stopped_usec=1_400_000)
+    finding = judge(told)
+    assert finding.verdict is Verdict.FOUND
+    assert finding.evidence[-1].source == "cpu.stat.local"
+    assert "1400000 us" in finding.evidence[-1].says
+    spared = structs.replace(told, local_stopped_usec=10_000)
+    assert judge(spared).verdict is Verdict.CLEAR

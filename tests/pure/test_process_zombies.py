@@ -1,5 +1,6 @@
 """process/zombies judged on literal observations, and observed on a small tree."""
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -138,6 +139,40 @@ def test_who_was_seen_to_fork_them_decides() -> None:
     assert orphans.cures[0].change == WithInit()
 
 
+def test_one_that_waits_for_a_single_child_does_not_know_the_others() -> None:
+    """A wrapper script: its program runs still, so it has waited for nobody yet."""
+    wrapper = structs.replace(PID1, system_call="wait4 for child 7 alone")
+    finding = judge(seen(ended(17), parent=wrapper))
+    assert finding.cures[0].change == WithInit()
+    assert "is in wait4 for child 7 alone and has SIGCHLD not handled" in finding.summary
+
+
+@pytest.mark.parametrize(
+    ("ignores", "blocks", "handles", "told"),
+    [
+        (True, False, False, "ignored"),
+        (False, True, True, "blocked"),
+        (False, False, True, "handled"),
+        (False, False, False, "not handled"),
+    ],
+)
+def test_what_the_parent_does_about_sigchld(
+    ignores: bool, blocks: bool, handles: bool, told: str
+) -> None:
+    parent = structs.replace(
+        PID1, ignores_sigchld=ignores, blocks_sigchld=blocks, handles_sigchld=handles
+    )
+    finding = judge(seen(ended(17), parent=parent))
+    assert f"has SIGCHLD {told})" in finding.summary
+    assert any(f"SIGCHLD (10000) is {told}" in evidence.says for evidence in finding.evidence)
+
+
+def test_each_limit_says_when_it_is_met() -> None:
+    grown = seen(ended(3), ended(6), limit=103)
+    says = [e.says for e in judge(grown).evidence if e.source == "pids.max of /x"]
+    assert says == ["103, of which 7 are taken, full in 1.1 minutes"]
+
+
 def test_an_init_is_not_offered_where_pid_1_is_not_the_parent() -> None:
     finding = judge(seen(ended(17), parent=structs.replace(PID1, nspid=12)))
     assert "app (PID 12, pid 500 on the host)" in finding.summary
@@ -258,6 +293,8 @@ def tree(tmp_path: Path) -> Path:
     """PID 1, two zombies, a dead leader, somebody else's zombie; a limit of 10."""
     process(tmp_path, 500, "S", 1)
     (tmp_path / "proc/500/status").write_text(STATUS)
+    call = {"x86_64": 61, "aarch64": 260}.get(os.uname().machine, 260)
+    (tmp_path / "proc/500/syscall").write_text(f"{call} 0x7 0x0 0x0 0x0 0x0 0x0 0x7ffd 0x7f01\n")
     process(tmp_path, 601, "Z", 500)
     process(tmp_path, 602, "Z", 77)
     process(tmp_path, 603, "Z", 500, threads=3)
@@ -295,10 +332,11 @@ def test_a_tree_shows_its_zombies_and_nobody_elses(tree: Path) -> None:
     kept = observed(tree)
     assert [z.id.pid for z in kept.after] == [601, 602]
     assert (kept.before, kept.dead_leaders) == (kept.after, 1)
-    assert (kept.pids, kept.levels) == ((5, 3), (Level(path="/x", current=5, limit=10),))
-    (parent,) = kept.parents
+    (level,), (parent,) = kept.levels, kept.parents
+    assert (kept.pids, level.path, level.current, level.limit) == ((5, 3), "/x", 5, 10)
+    assert level.file.endswith("/pids/x/pids.max")
     assert (parent.nspid, parent.inside, parent.has_waited) == (1, True, True)
-    assert parent.ignores_sigchld
+    assert (parent.ignores_sigchld, parent.system_call) == (True, "wait4 for child 7 alone")
 
 
 def test_where_the_count_says_that_there_are_none_proc_is_not_walked(tree: Path) -> None:

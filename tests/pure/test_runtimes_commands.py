@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from msgspec import structs
 
 from tests.pure.runtimes_tree import V1, V2, A, Tree
 from whybox import change
@@ -31,6 +32,7 @@ SAMPLES: dict[type, Change] = {
         change.OpenFiles(4096),
         change.ShmSize(256 << 20),
         change.HostSysctl("fs.inotify.max_user_instances", "512"),
+        change.Sysctl("kernel.shmmni", "8192"),
         change.Unpause(),
         change.ThawFilesystem("/mnt/my data"),
         change.StopTimeout(30),
@@ -141,6 +143,14 @@ def test_every_runtime_says_every_change_in_lines_that_a_shell_can_read(
         ),
         (change.JoinBridge("veth7", "br0"), "ip link set veth7 master br0"),
         (change.IpForward(), "sysctl -w net.ipv4.ip_forward=1"),
+        (
+            change.Sysctl("kernel.shmmni", "8192"),
+            "nsenter -t 7 -i sysctl -w kernel.shmmni=8192",
+        ),
+        (
+            change.Sysctl("net.core.somaxconn", "1024"),
+            "nsenter -t 7 -n sysctl -w net.core.somaxconn=1024",
+        ),
         (change.MemoryHigh(4096), "echo 4096 > /sys/fs/cgroup/docker/ID/memory.high"),
         (change.MemoryHigh(None), "echo max > /sys/fs/cgroup/docker/ID/memory.high"),
         (change.SwapLimit(None), "docker update --memory-swap -1 4f1caaaaaaaa"),
@@ -254,6 +264,19 @@ def test_an_ancestors_limit_is_written_where_it_is(v2: Host, tmp_path: Path) -> 
         assert commands(target("docker"), one, v2) == expected
 
 
+def test_a_parameter_of_a_dead_containers_namespace_is_for_the_next_one(v2: Host) -> None:
+    gone = structs.replace(target("docker"), init=None)
+    said = commands(gone, change.Sysctl("kernel.shmmni", "9"), v2)
+    assert said == ("docker run --sysctl kernel.shmmni=9 … --name web nginx:1",)
+
+
+def test_reservations_are_raised_with_the_limit_on_huge_pages(v2: Host) -> None:
+    one = change.HugepageLimit(8 << 20, 2 << 20, reserved=True)
+    first, second = commands(target("docker"), one, v2)
+    assert first.endswith("hugetlb.2MB.rsvd.max")
+    assert second.endswith("hugetlb.2MB.max")
+
+
 def test_a_group_that_is_not_there_is_not_written(v2: Host) -> None:
     assert commands(target("docker"), change.MemoryLimit(4096, cgroup="/nobody"), v2) == ()
 
@@ -281,6 +304,10 @@ def test_a_group_that_is_not_there_is_not_written(v2: Host) -> None:
         (change.OpenFiles(9), ("systemctl edit app.service  # [Service] LimitNOFILE=9",)),
         (change.StopTimeout(9), ("systemctl edit app.service  # [Service] TimeoutStopSec=9",)),
         (change.Unpause(), ("systemctl thaw app.service",)),
+        (
+            change.Sysctl("kernel.sem", "250 32000 100 128"),
+            ("nsenter -t 7 -i sysctl -w 'kernel.sem=250 32000 100 128'",),
+        ),
     ],
 )
 def test_systemd_says(v2: Host, one: Change, expected: tuple[str, ...]) -> None:
@@ -301,6 +328,10 @@ def test_systemd_says(v2: Host, one: Change, expected: tuple[str, ...]) -> None:
         (change.WithInit(), '{"shareProcessNamespace":true}'),
         (change.WithUserNamespace(), '{"hostUsers":false}'),
         (change.StopTimeout(9), '{"terminationGracePeriodSeconds":9}'),
+        (
+            change.Sysctl("kernel.shmmni", "9"),
+            '{"securityContext":{"sysctls":[{"name":"kernel.shmmni","value":"9"}]}}',
+        ),
         (
             change.CpuWeight(512),
             '{"containers":[{"name":"CONTAINER","resources":{"requests":{"cpu":"500m"}}}]}',

@@ -143,6 +143,23 @@ def test_a_dead_container_is_a_target_with_its_exit_record(tree: Tree) -> None:
     assert "since=1704164645.500000000&until=" in events
 
 
+def test_when_each_event_was_and_how_long_a_stop_takes_are_told(tree: Tree) -> None:
+    said = inspected(C, "gone") | {"Config": {"StopTimeout": 3}}
+    happened = [
+        {"Action": action, "Actor": {"Attributes": {"signal": signal}}, "timeNano": at}
+        for action, signal, at in (("kill", "15", 1_000), ("kill", "9", 4_000))
+    ]
+    answers = {
+        f"/containers/{C}/json": json.dumps(said),
+        "/events": "\n".join(json.dumps(event) for event in happened),
+    }
+    with server(tree.root / SOCKET, replies(ENGINE | answers)):
+        (gone,) = resolve(tree.host, ["gone"]).targets
+    assert gone.exit is not None
+    assert gone.exit.events_at_ns == (1_000, 4_000)
+    assert gone.stop_seconds == 3
+
+
 def test_a_container_that_never_ran_has_no_exit_code(tree: Tree) -> None:
     zero = "0001-01-01T00:00:00Z"
     said = inspected(C, "gone", Status="created", ExitCode=0, StartedAt=zero, FinishedAt=zero)

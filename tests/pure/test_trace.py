@@ -57,7 +57,7 @@ def test_a_question_says_in_one_line_what_it_answers(name: str) -> None:
 
 
 def test_every_object_belongs_to_one_sensor() -> None:
-    assert sorted(spec.name for spec in specs()) == [f.name.split(".")[0] for f in SOURCES]
+    assert sorted({spec.name for spec in specs()}) == [f.name.split(".")[0] for f in SOURCES]
 
 
 @pytest.mark.parametrize("spec", specs(), ids=lambda s: s.name)

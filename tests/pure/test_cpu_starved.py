@@ -1,0 +1,326 @@
+"""cpu/starved judged on literal observations, at the edges, and what it reads on small trees."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec import structs
+
+from whybox.cases.cpu.starved.observation import Observation
+from whybox.cases.cpu.starved.probe import judge
+from whybox.change import CpuSet, CpuWeight, InProgram
+from whybox.kernel import cpucensus, cpurivals, cpuset, cpustat, cpuweight
+from whybox.kernel.cgroup import Group
+from whybox.kernel.cpucensus import Census, Process
+from whybox.kernel.cpurivals import Rival
+from whybox.kernel.cpustat import Used
+from whybox.kernel.cpustops import Stops
+from whybox.kernel.cpuwait import Thread
+from whybox.kernel.cpuweight import Contest
+from whybox.kernel.host import Host, ParseError
+from whybox.kernel.target import Target
+from whybox.model import Certainty, Severity, Verdict
+
+WINDOW_NS = 2_000_000_000
+
+
+def cpu(number: int, busy: float, *, steal: float = 0.0) -> Used:
+    """A CPU by the shares of the window in which it was busy, and kept by the hypervisor."""
+    return Used(
+        cpu=number,
+        busy_ns=int(busy * WINDOW_NS),
+        interrupt_ns=0,
+        steal_ns=int(steal * WINDOW_NS),
+        idle_ns=int((1 - busy - steal) * WINDOW_NS),
+    )
+
+
+def thread(ran: float, waited: float, *, cpus: tuple[int, ...] = (0, 1), tid: int = 7) -> Thread:
+    """One of its threads, in shares of the window."""
+    return Thread(
+        tid=tid, run_ns=int(ran * WINDOW_NS), wait_ns=int(waited * WINDOW_NS), comm="app", cpus=cpus
+    )
+
+
+def meet(own: int = 1024, rival: int = 1024, *, level: str = "/docker/x") -> Contest:
+    return Contest(
+        version=1,
+        level=level,
+        own=own,
+        rival=rival,
+        own_file=f"{level}/cpu.shares",
+        rival_file="/docker/y/cpu.shares",
+    )
+
+
+NEIGHBOUR = Rival(
+    name="docker y", source="/docker/y/cpuacct.usage", used_ns=WINDOW_NS, contest=meet()
+)
+
+
+def seen(
+    *threads: Thread,
+    used: float | None = None,
+    cpus: tuple[Used, ...] = (cpu(0, 1.0), cpu(1, 1.0)),
+    rivals: tuple[Rival, ...] = (NEIGHBOUR,),
+    levels: tuple[Stops, ...] = (),
+) -> Observation:
+    """Two seconds on two CPUs."""
+    ran = sum(one.run_ns for one in threads)
+    return Observation(
+        elapsed_ns=WINDOW_NS,
+        group="/docker/x",
+        threads=threads,
+        used_ns=ran if used is None else int(used * WINDOW_NS),
+        pressure_usec=None,
+        levels=levels,
+        local_file=None,
+        local_stopped_usec=None,
+        cpus=cpus,
+        group_cpus=None,
+        rivals=rivals,
+        hidden=False,
+    )
+
+
+def stops(throttled: int, stopped_s: float, *, periods: int = 20) -> Stops:
+    return Stops(
+        path="/docker/x",
+        file="cpu.stat",
+        periods=periods,
+        throttled=throttled,
+        stopped_usec=int(stopped_s * 1e6),
+        quota_usec=20_000,
+        period_usec=100_000,
+    )
+
+
+def test_a_neighbour_of_the_same_weight_is_named_with_its_share() -> None:
+    finding = judge(seen(thread(0.5, 0.5), thread(0.5, 0.5, tid=8)))
+    assert (finding.verdict, finding.certainty) == (Verdict.FOUND, Certainty.CONFIRMED)
+    assert "behind docker y, which used 1.00 cores" in finding.summary
+    assert "2 busy threads waited 2.00 s in these 2.0 s, 50% of their time" in finding.summary
+    assert finding.cures[0].change == CpuWeight(32_768)
+    assert "docker y" in finding.cures[-1].advice
+
+
+def test_a_small_weight_is_told_where_the_two_meet() -> None:
+    rival = structs.replace(NEIGHBOUR, contest=meet(64, 1024, level="/docker"))
+    finding = judge(seen(thread(0.06, 0.94), thread(0.06, 0.94, tid=8), rivals=(rival,)))
+    assert finding.severity is Severity.CRITICAL
+    assert "Its weight is 64 against 1024 (1024 is ordinary), at /docker." in finding.summary
+    assert finding.cures[0].change == CpuWeight(32_768, cgroup="/docker")
+
+
+@pytest.mark.parametrize("waited", [0.049, 0.099])
+def test_waiting_that_costs_little_is_clear_and_says_the_number(waited: float) -> None:
+    finding = judge(seen(thread(0.9, waited)))
+    assert finding.verdict is Verdict.CLEAR
+    assert f"waited {waited * 2:.2f} s" in finding.summary
+
+
+def test_a_tenth_of_the_work_is_felt() -> None:
+    assert judge(seen(thread(0.8, 0.1))).verdict is Verdict.FOUND
+
+
+def test_one_that_its_quota_stops_is_never_told_as_starved_by_others() -> None:
+    for waited, stopped, throttled in ((0.8, 1.6, 20), (0.79, 1.2, 20), (0.79, 0.9, 11)):
+        finding = judge(seen(thread(0.2, waited), levels=(stops(throttled, stopped),)))
+        assert finding.verdict is Verdict.CLEAR, finding.summary
+        assert "cpu/throttled" in finding.summary
+
+
+def test_a_few_stops_do_not_hide_a_neighbour() -> None:
+    finding = judge(seen(thread(0.3, 0.7), levels=(stops(2, 0.1),)))
+    assert finding.verdict is Verdict.FOUND
+    assert finding.ruled_out[0].what == "cpu/throttled"
+    assert "0.20 s of stops" in finding.ruled_out[0].because
+
+
+def test_stops_by_a_hidden_quota_that_its_own_queues_tell_of_are_taken_off() -> None:
+    alone = seen(thread(0.2, 0.8), cpus=(cpu(0, 0.2), cpu(1, 0.1)), rivals=())
+    told = structs.replace(alone, local_file="cpu.stat.local", local_stopped_usec=1_600_000)
+    assert judge(told).verdict is Verdict.CLEAR
+
+
+def test_waiting_for_idle_cpus_is_nobodys_fault_that_can_be_seen() -> None:
+    alone = seen(thread(0.2, 0.8), cpus=(cpu(0, 0.2), cpu(1, 0.0)), rivals=())
+    inside = judge(structs.replace(alone, hidden=True))
+    assert inside.verdict is Verdict.UNKNOWN
+    assert "Ask on the host" in inside.summary
+    assert judge(alone).verdict is Verdict.UNKNOWN
+
+
+def test_more_threads_than_a_small_cpuset_has_wait_for_each_other() -> None:
+    own = (cpu(0, 1.0), cpu(1, 0.0))
+    finding = judge(seen(*(thread(0.25, 0.75, cpus=(0,), tid=n) for n in range(4)), cpus=own))
+    assert "may run on CPU 0 alone, 1 of 2" in finding.summary
+    assert finding.cures[0].change == CpuSet("0-1")
+
+
+def test_a_program_that_pins_itself_is_told_from_its_cpuset() -> None:
+    pinned = seen(
+        *(thread(0.25, 0.75, cpus=(0,), tid=n) for n in range(4)), cpus=(cpu(0, 1.0), cpu(1, 0.0))
+    )
+    finding = judge(structs.replace(pinned, group_cpus=(0, 1)))
+    assert isinstance(finding.cures[0].change, InProgram)
+
+
+def test_more_threads_than_the_machine_has_cpus_are_its_own_affair() -> None:
+    finding = judge(seen(*(thread(0.5, 0.5, tid=n) for n in range(4)), rivals=()))
+    assert finding.verdict is Verdict.CLEAR
+    assert "waits for nobody but itself" in finding.summary
+
+
+def test_an_idle_cpu_that_it_may_not_use_is_the_first_cure() -> None:
+    there = structs.replace(NEIGHBOUR, cpus=(0,))
+    finding = judge(
+        seen(thread(0.5, 0.5, cpus=(0,)), cpus=(cpu(0, 1.0), cpu(1, 0.1)), rivals=(there,))
+    )
+    assert "It may run on CPU 0 alone, while others are idle." in finding.summary
+    assert [type(cure.change) for cure in finding.cures[:2]] == [CpuSet, CpuWeight]
+
+
+def test_a_neighbour_on_other_cpus_is_not_blamed() -> None:
+    elsewhere = structs.replace(NEIGHBOUR, name="docker elsewhere", cpus=(1,))
+    here = structs.replace(NEIGHBOUR, name="docker here", cpus=(0,), used_ns=WINDOW_NS // 2)
+    finding = judge(seen(thread(0.5, 0.5, cpus=(0,)), rivals=(elsewhere, here)))
+    assert "docker here" in finding.summary
+    assert "elsewhere" not in str(finding)
+
+
+def test_no_weight_is_advised_against_a_real_time_task() -> None:
+    rival = structs.replace(NEIGHBOUR, name="spin (pid 9)", realtime=True)
+    finding = judge(seen(thread(0.33, 0.67), rivals=(rival,)))
+    assert "the real-time spin (pid 9)" in finding.summary
+    assert all(not isinstance(cure.change, CpuWeight) for cure in finding.cures)
+    assert "chrt" in finding.cures[0].advice
+
+
+def test_stolen_time_is_the_hypervisors() -> None:
+    stolen = (cpu(0, 0.8, steal=0.2), cpu(1, 0.0, steal=0.2))
+    finding = judge(seen(thread(0.8, 0.0), cpus=stolen, rivals=()))
+    assert "hypervisor keeps 20%" in finding.summary
+    idle = judge(seen(thread(0.01, 0.0), cpus=stolen, rivals=()))
+    assert idle.verdict is Verdict.CLEAR
+
+
+def test_a_thread_that_never_got_a_cpu_waited_for_the_whole_window() -> None:
+    finding = judge(seen(structs.replace(thread(0.0, 1.0), stuck=True)))
+    assert finding.verdict is Verdict.FOUND
+
+
+def test_short_lived_processes_are_told_by_the_groups_pressure() -> None:
+    storm = structs.replace(seen(used=1.0), pressure_usec=1_500_000)
+    assert judge(storm).verdict is Verdict.FOUND
+    assert judge(structs.replace(storm, pressure_usec=None)).verdict is Verdict.CLEAR
+
+
+def test_who_is_out_of_sight_is_not_named() -> None:
+    finding = judge(structs.replace(seen(thread(0.5, 0.5), rivals=()), hidden=True))
+    assert (finding.verdict, finding.certainty) == (Verdict.FOUND, Certainty.LIKELY)
+    assert "cannot be seen from here" in finding.summary
+
+
+def test_nobody_who_wants_a_cpu_is_clear_and_a_short_window_is_not() -> None:
+    assert judge(seen()).verdict is Verdict.CLEAR
+    short = structs.replace(seen(thread(0.5, 0.5)), elapsed_ns=100_000_000)
+    assert judge(short).verdict is Verdict.UNKNOWN
+
+
+def test_an_observation_survives_being_kept() -> None:
+    before = seen(thread(0.5, 0.5))
+    assert msgspec.json.decode(msgspec.json.encode(before), type=Observation) == before
+
+
+def test_weights_on_v2_are_told_in_the_engines_scale() -> None:
+    """32 times the ordinary weight of 100 is 3200, which engines make of some 83,870 shares."""
+    shares = cpuweight.as_shares(32 * 1024, 2)
+    assert 1 + (shares - 2) * 9999 // 262_142 == 3200
+
+
+def tree(root: Path) -> Host:
+    """A v1 machine: /docker with two containers, and a process of the host."""
+    groups = {"": None, "docker": 1024, "docker/" + "a" * 64: 64, "docker/" + "b" * 64: 1024}
+    for path, shares in groups.items():
+        for name in ("cpu", "cpuacct"):
+            (root / "sys/fs/cgroup" / name / path).mkdir(parents=True, exist_ok=True)
+        if shares:
+            (root / "sys/fs/cgroup/cpu" / path / "cpu.shares").write_text(f"{shares}\n")
+        (root / "sys/fs/cgroup/cpuacct" / path / "cpuacct.usage").write_text("5000\n")
+        for name in ("cpu", "cpuacct"):
+            (root / "sys/fs/cgroup" / name / path / "cgroup.procs").write_text("")
+    (root / "proc/self").mkdir(parents=True, exist_ok=True)
+    (root / "proc/self/mountinfo").write_text(
+        "30 20 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"
+        "31 20 0:27 / /sys/fs/cgroup/cpuacct rw - cgroup cgroup rw,cpuacct\n"
+    )
+    for pid, path in ((50, "/docker/" + "b" * 64), (60, "/")):
+        (root / f"proc/{pid}").mkdir(exist_ok=True)
+        (root / f"proc/{pid}/cgroup").write_text(f"2:cpuacct:{path}\n1:cpu:{path}\n")
+        (root / f"proc/{pid}/status").write_text("Name:\tx\nCpus_allowed_list:\t0-1\n")
+    return Host(str(root), window_seconds=2)
+
+
+def test_neighbours_are_found_by_groups_and_processes_and_meet_at_their_level(
+    tmp_path: Path,
+) -> None:
+    host = tree(tmp_path)
+    path = "/docker/" + "a" * 64
+    target = Target(
+        id="a" * 64, name="a", runtime="docker", init=None, cgroups={"cpu": path, "cpuacct": path}
+    )
+    other = "/docker/" + "b" * 64
+    before = Census(groups={"/": 0, "/docker": 0, path: 0, other: 0}, processes={})
+    process = Process(
+        pid=60,
+        comm="make\x1b[0m",
+        start_ticks=1,
+        used_ns=10**9,
+        nice=5,
+        realtime=False,
+        kernel=False,
+    )
+    inside = structs.replace(process, pid=50, comm="burn", used_ns=9 * 10**8)
+    after = Census(
+        groups={"/": 4 * 10**9, "/docker": 2 * 10**9, path: 10**9, other: 10**9},
+        processes={60: process, 50: inside},
+    )
+    found = cpurivals.rivals(host, target, before, after, WINDOW_NS)
+    assert [one.name for one in found] == ["docker " + "b" * 12, "make\\x1b[0m (pid 60)"]
+    sibling, task = (one.contest for one in found)
+    assert sibling is not None
+    assert (sibling.level, sibling.own, sibling.rival) == (path, 64, 1024)
+    assert task is not None
+    assert (task.level, task.own, task.rival) == ("/docker", 1024, 336)
+
+
+def test_an_idle_group_weighs_next_to_nothing(tmp_path: Path) -> None:
+    group = Group(controller="cpu", version=2, path="/x", directory="/x", top="/")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/cpu.weight").write_text("100\n")
+    assert cpuweight.weight(Host(str(tmp_path)), group) == 1024
+    (tmp_path / "x/cpu.idle").write_text("1\n")
+    assert cpuweight.weight(Host(str(tmp_path)), group) == cpuweight.IDLE
+
+
+def test_no_census_is_taken_in_a_window_of_no_length() -> None:
+    assert cpucensus.census(Host()) == Census(groups={}, processes={})
+
+
+@pytest.mark.parametrize("text", ["0-", "a", "3-1", "0-99999999", "-1"])
+def test_a_list_of_cpus_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ParseError):
+        cpuset.parse(text)
+
+
+@pytest.mark.parametrize("line", ["cpu0 1 2 3", "cpux 1 2 3 4 5 6 7 8", "cpu0 a b c d e f g h"])
+def test_a_line_of_proc_stat_that_is_none_is_refused(line: str) -> None:
+    with pytest.raises(ParseError):
+        cpustat.parse(line)
+
+
+def test_counters_that_go_back_are_nothing() -> None:
+    before, after = (cpustat.parse(f"cpu3 0 0 0 {idle} 0 0 0 0 0 0") for idle in (500, 400))
+    (used,) = cpustat.used(before, after, WINDOW_NS)
+    assert (used.idle_ns, used.busy_ns) == (0, WINDOW_NS)
