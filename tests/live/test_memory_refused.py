@@ -109,4 +109,5 @@ def test_from_inside_as_nobody_what_is_full_is_found() -> None:
         assert box.wait(30) is not None
         said = box.error() or ""
     assert "found: The next who wants a page in /dev/shm is refused" in said, said
-    assert "clear: It was refused no huge page" in said, said
+    # Without the sensor a container can tell by the counters of its group alone, if it has them.
+    assert "clear: It was refused no huge page" in said or "unknown: Whether" in said, said

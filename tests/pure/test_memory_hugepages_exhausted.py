@@ -242,6 +242,14 @@ def test_of_one_that_died_of_it_the_limit_is_told_by_who_was_refused() -> None:
     assert "machine's pool" in judge(empty).summary
 
 
+def test_the_counters_of_v1_tell_that_nothing_was_refused_although_nobody_watched() -> None:
+    pages = limit("limit_in_bytes", 8 * MIB, failcnt=2)
+    own = level(version=1, max_events=None, pages=pages, reservations=None)
+    still = seen(before=(own,), after=(own,), refused=Window(reason="no BTF"))
+    assert judge(still).verdict is Verdict.CLEAR
+    assert judge(still).evidence[0].says == "2 (+0)"
+
+
 def test_a_machine_without_huge_pages_or_the_controller_is_clear() -> None:
     assert judge(seen(before=(), after=(), pools=(), pools_before=())).verdict is Verdict.CLEAR
 

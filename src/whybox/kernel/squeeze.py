@@ -22,7 +22,7 @@ from whybox.kernel.target import Target
 PAGE_BYTES = mmap.PAGESIZE
 #: Reclaim takes more than was asked for, so a group that is pressed is a little below its limit.
 FULL = 0.95
-#: With pages in large folios it takes much more at once (87 % of the limit for a moment, measured
+#: With pages in large folios it takes much more at once (91 % of the limit for a moment, measured
 #: on 6.18): then it counts that the group was full before and has not let go.
 WAS_FULL, STILL_FULL = 0.99, 0.75
 _STEAL = ("pgsteal_kswapd", "pgsteal_direct", "pgsteal_khugepaged")

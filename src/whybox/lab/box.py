@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from msgspec import structs
 
@@ -50,6 +50,7 @@ __all__ = ["Box", "BoxError", "Network", "Program"]
 #: A killed PID 1 takes a moment to go, and longer if a task of its is in the kernel.
 PATIENCE_SECONDS = 10.0
 
+_C = TypeVar("_C")
 _numbers = itertools.count(1)
 _swept: set[int] = set()
 
@@ -299,44 +300,38 @@ class Box:
         """What the scenario wants and the cures make of it."""
         own, parent = limits.cured(self._own, self._parent, self._cures)
         nested = structs.replace(self._parent, swap=False) != Limits()
+        files, shm = self._last_cure(OpenFiles), self._last_cure(ShmSize)
         volumes = {change.path: None for change in self._cures if isinstance(change, Volume)}
+        sysctls = {change.key: change.value for change in self._cures if isinstance(change, Sysctl)}
+        shm_bytes = self._shm_bytes if shm is None else shm.bytes
         return Setup(
             name=self.name,
             program=program,
-            rootfs=Rootfs(self.name, self._files, self._volumes | volumes, self._settled_shm()),
+            rootfs=Rootfs(self.name, self._files, self._volumes | volumes, shm_bytes),
             groups=Groups(self.name, own, parent if nested else None),
             user=self._settled_user(),
             init=self._init or self._has_cure(WithInit),
             user_namespace=self._in_user_namespace(),
             pid_namespace=pid_namespace,
             network=self._network,
-            sysctls=tuple((self._sysctls | self._own_sysctls()).items()),
-            open_files=self._settled_files(),
+            sysctls=tuple((self._sysctls | sysctls).items()),
+            open_files=self._open_files if files is None else files.limit,
         )
-
-    def _settled_files(self) -> int | None:
-        allowed = [change.limit for change in self._cures if isinstance(change, OpenFiles)]
-        return allowed[-1] if allowed else self._open_files
-
-    def _own_sysctls(self) -> dict[str, str]:
-        return {c.key: c.value for c in self._cures if isinstance(c, Sysctl)}
-
-    def _settled_shm(self) -> int:
-        sizes = [change.bytes for change in self._cures if isinstance(change, ShmSize)]
-        return sizes[-1] if sizes else self._shm_bytes
 
     def _settled_user(self) -> User:
         inside = User(uid=0, gid=0) if self._in_user_namespace() else User()
         user = self._user or inside
-        for change in self._cures:
-            if isinstance(change, RunAsUser):
-                user = User(uid=change.uid, gid=change.gid)
+        if (cure := self._last_cure(RunAsUser)) is not None:
+            user = User(uid=cure.uid, gid=cure.gid)
         if self._capabilities is not None:
             user = structs.replace(user, capabilities=self._capabilities)
         return structs.replace(user, no_new_privs=self._no_new_privs)
 
+    def _last_cure(self, kind: type[_C]) -> _C | None:
+        return next((one for one in reversed(self._cures) if isinstance(one, kind)), None)
+
     def _has_cure(self, kind: type[Change]) -> bool:
-        return any(isinstance(change, kind) for change in self._cures)
+        return self._last_cure(kind) is not None
 
     def _in_user_namespace(self) -> bool:
         return self._user_namespace or self._has_cure(WithUserNamespace)

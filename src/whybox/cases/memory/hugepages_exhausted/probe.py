@@ -306,11 +306,18 @@ def _nothing(seen: Observation) -> str:
 
 
 def _counters(seen: Observation) -> tuple[Evidence, ...]:
-    return tuple(
+    events = tuple(
         Evidence(one.events_file, f"max {one.max_events} (+0)")
         for one in seen.own
         if one.max_events is not None
     )
+    # v1 has a counter at each limit instead.
+    failed = tuple(
+        Evidence(one.pages.file.replace("limit_in_bytes", "failcnt"), f"{one.pages.failcnt} (+0)")
+        for one in seen.own
+        if one.pages.failcnt is not None
+    )
+    return events + failed
 
 
 CASE = Case(

@@ -33,6 +33,12 @@ def _nothing() -> None:
     pass
 
 
+def _reap() -> None:
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def again_and_again(body: Callable[[], None], afterwards: Callable[[], None] = _nothing) -> Program:
     """One child after the other runs ``body``, whatever becomes of it; then ``afterwards``."""
 
@@ -46,6 +52,7 @@ def again_and_again(body: Callable[[], None], afterwards: Callable[[], None] = _
                 finally:
                     os._exit(0)
             os.waitpid(child, 0)
+            _reap()  # what it left behind when it was killed
             afterwards()
             time.sleep(EVERY_SECONDS)
 

@@ -18,7 +18,7 @@ SHM_BYTES = 64 * MIB
 WANTED = 80 * MIB
 EVERY_SECONDS = 0.3
 
-IPC_PRIVATE, IPC_CREAT, IPC_EXCL = 0, 0o1000, 0o2000
+IPC_PRIVATE, IPC_CREAT, IPC_EXCL, IPC_RMID = 0, 0o1000, 0o2000, 0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -112,7 +112,7 @@ def full_and_quiet(box: Box) -> None:
 def many_segments(box: Box) -> None:
     """Twelve segments are allowed, and twelve are left behind by those who made them."""
     box.sysctl("kernel.shmmni", "12")
-    box.start(once_then_again(lambda: _segments(12, 4096), lambda: _segments(1, 4096)))
+    box.start(once_then_again(lambda: _segments(12, 4096), lambda: _one_more(4096)))
     time.sleep(0.5)
 
 
@@ -121,24 +121,30 @@ def _segments(count: int, bytes: int) -> None:
         shmget(bytes)
 
 
+def _one_more(bytes: int) -> None:
+    """Asks for a segment, and gives it back if it gets one."""
+    if (made := shmget(bytes)) >= 0:
+        _libc.shmctl(made, IPC_RMID, None)
+
+
 def many_pages(box: Box) -> None:
     """256 pages are allowed, and two segments of 100 leave no room for a third."""
     box.sysctl("kernel.shmall", "256")
     size = 100 * mmap.PAGESIZE
-    box.start(once_then_again(lambda: _segments(2, size), lambda: _segments(1, size)))
+    box.start(once_then_again(lambda: _segments(2, size), lambda: _one_more(size)))
     time.sleep(0.5)
 
 
 def large_segment(box: Box) -> None:
     """1 MiB is allowed and 2 are wanted (EINVAL)."""
     box.sysctl("kernel.shmmax", str(MIB))
-    box.start(once_then_again(_nothing, lambda: _segments(1, 2 * MIB)))
+    box.start(once_then_again(_nothing, lambda: _one_more(2 * MIB)))
 
 
 def semaphores(box: Box) -> None:
     """Three sets of semaphores are allowed."""
     box.sysctl("kernel.sem", "250 32000 32 3")
-    box.start(once_then_again(lambda: _sets(3), lambda: _sets(1)))
+    box.start(once_then_again(lambda: _sets(3), _one_more_set))
     time.sleep(0.5)
 
 
@@ -147,10 +153,15 @@ def _sets(count: int) -> None:
         _libc.semget(IPC_PRIVATE, 1, IPC_CREAT | 0o600)
 
 
+def _one_more_set() -> None:
+    if (made := _libc.semget(IPC_PRIVATE, 1, IPC_CREAT | 0o600)) >= 0:
+        _libc.semctl(made, 0, IPC_RMID)
+
+
 def size_of_nothing(box: Box) -> None:
     """A segment of 0 bytes: EINVAL as well, whatever is allowed."""
     box.sysctl("kernel.shmmax", str(64 * MIB))
-    box.start(once_then_again(_nothing, lambda: _segments(1, 0)))
+    box.start(once_then_again(_nothing, lambda: _one_more(0)))
 
 
 def existing_key(box: Box) -> None:
