@@ -87,7 +87,7 @@ def test_init_passes_term_on_and_ends_as_the_program_does() -> None:
         box.init()
         box.start(workload.deaf())
         assert until(lambda: len(children(box.pid)) == 1)
-        assert Path(f"/proc/{box.pid}/comm").read_text() == "init\n"
+        assert until(lambda: Path(f"/proc/{box.pid}/comm").read_text() == "init\n")
         box.signal(signal.SIGTERM)
         assert box.wait(5) == 128 + signal.SIGTERM
 

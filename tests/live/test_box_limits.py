@@ -219,6 +219,6 @@ def test_a_paused_one_stands_still_until_it_is_thawed() -> None:
     with Box() as box:
         box.start(workload.idle())
         box.pause()
-        assert freezer.frozen(Host(), box.target())
+        assert until(lambda: freezer.frozen(Host(), box.target()) is True)
         assert box.apply(Unpause())
-        assert not freezer.frozen(Host(), box.target())
+        assert until(lambda: freezer.frozen(Host(), box.target()) is False)
