@@ -36,7 +36,8 @@ live: $(VENV)/tested bpf packages ## readers, labs and real Docker on this host'
 # Emulated, a machine is ten times as slow: by default it runs what a kernel decides, the labs, real
 # containers and the traces. All the others: make vm VMTESTS=tests/live
 TRACES := tests/live/test_bpf.py $(filter-out %trouble.py,$(wildcard tests/live/test_trace_*.py))
-VMTESTS ?= tests/live/test_labs.py $(filter-out %runtime.py,$(wildcard tests/live/test_docker_*.py)) $(TRACES)
+DOCKER := tests/live/test_docker_cases.py tests/live/test_docker_killed_on_stop.py
+VMTESTS ?= tests/live/test_labs.py $(DOCKER) $(TRACES)
 
 vm: $(VENV)/tested bpf ## labs, Docker and traces on another kernel: make vm KERNEL=6.1
 	$(BIN)/python -m vm $(KERNEL) --timeout 3300 -- python3 -m pytest -q --timeout 300 $(VMTESTS)
