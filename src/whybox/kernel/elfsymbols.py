@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from whybox.kernel.host import decode
+from whybox.kernel.host import c_string
 
 #: Symbols, and functions in ``.eh_frame``; more are not read. A large server has some 100,000.
 MOST_SYMBOLS = 1_000_000
@@ -110,7 +110,7 @@ class ElfSymbols:
         if found is None:
             return None
         raw = os.pread(self._descriptor, _NAME_BYTES, self._strings + self._symbols.names[found])
-        return decode(raw.split(b"\0", 1)[0]) or None
+        return c_string(raw) or None
 
     def start(self, address: int) -> int:
         """Where the function begins that holds the address, if the file tells; or the address."""

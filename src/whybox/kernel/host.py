@@ -38,6 +38,15 @@ def decode(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
+def c_string(raw: bytes) -> str:
+    r"""The text in a room of fixed length, which ends with a zero where it is shorter.
+
+    >>> c_string(b"init\0\0rest"), c_string(b"full")
+    ('init', 'full')
+    """
+    return decode(raw.split(b"\0", 1)[0])
+
+
 def printable(text: str) -> str:
     r"""The same text, harmless to a terminal: control and direction characters are spelled out.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from whybox.kernel.bpf.objects import Object, Spec
-from whybox.kernel.host import decode
+from whybox.kernel.host import c_string
 from whybox.kernel.sensors.hot import Stacks, addresses
 from whybox.kernel.usersymbols import ImageKey
 
@@ -131,7 +131,7 @@ def slow(raw: bytes) -> Slow:
     at_ns, waited_ns, before, _, comm = _SLOW.unpack(raw[: _SLOW.size])
     return Slow(
         place=place(raw[_SLOW.size : _SLOW.size + _WAIT.size]),
-        comm=decode(comm.split(b"\0", 1)[0]),
+        comm=c_string(comm),
         at_ns=at_ns,
         waited_ns=waited_ns,
         before=bool(before),
@@ -150,7 +150,7 @@ def present(raw: bytes) -> Present:
     waited_ns, not_on_cpu_ns, before, known, comm = _PRESENT.unpack(raw[: _PRESENT.size])
     return Present(
         place=place(raw[_PRESENT.size :]),
-        comm=decode(comm.split(b"\0", 1)[0]),
+        comm=c_string(comm),
         waited_ns=waited_ns if known else None,
         before=bool(before),
         not_on_cpu_ns=not_on_cpu_ns or None,

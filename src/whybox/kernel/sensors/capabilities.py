@@ -11,7 +11,7 @@ from enum import IntFlag
 from msgspec import Struct
 
 from whybox.kernel.bpf.objects import Object, Spec
-from whybox.kernel.host import decode
+from whybox.kernel.host import c_string
 from whybox.kernel.sensors.syscalls import EVERY_CALL
 
 SPEC = Spec(
@@ -78,5 +78,5 @@ def check(key: bytes, value: bytes) -> Check:
         stack=None if stack < 0 else stack,
         count=count,
         pid=pid,
-        comm=decode(comm.split(b"\0", 1)[0]),
+        comm=c_string(comm),
     )

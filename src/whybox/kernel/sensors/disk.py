@@ -13,7 +13,7 @@ from msgspec import Struct
 from whybox.kernel import cgroup
 from whybox.kernel.bpf.objects import Object, Spec
 from whybox.kernel.cgroup import Group
-from whybox.kernel.host import Host, decode
+from whybox.kernel.host import Host, c_string
 from whybox.kernel.target import Target
 
 EXACT = ("on_throttle", "on_throttle_before")
@@ -178,7 +178,7 @@ def slow(raw: bytes) -> SlowIo:
         device_ns=device,
         error=error,
         pid=pid,
-        comm=decode(comm.split(b"\0", 1)[0]),
+        comm=c_string(comm),
     )
 
 

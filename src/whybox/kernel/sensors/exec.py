@@ -12,7 +12,7 @@ from msgspec import Struct
 from whybox.kernel import task
 from whybox.kernel.bpf.objects import Spec
 from whybox.kernel.cgroup import membership_of
-from whybox.kernel.host import Host, decode
+from whybox.kernel.host import Host, c_string, decode
 from whybox.kernel.namespace import namespace
 from whybox.kernel.target import Target, place
 from whybox.kernel.tracefs import Recorder
@@ -111,10 +111,10 @@ def _executed(raw: bytes, at: int, slot: int, pid: int, nspid: int, error: int |
         uid=uid,
         euid=euid,
         parent_pid=parent,
-        parent_comm=_name(parent_comm),
+        parent_comm=c_string(parent_comm),
         parent_inside=parent_slot == slot,
-        comm=_name(comm),
-        path=_name(path),
+        comm=c_string(comm),
+        path=c_string(path),
         arguments=arguments(said[:got]),
         cut=wanted > got,
     )
@@ -136,10 +136,6 @@ def status_of(code: int) -> int:
     (3, 137, 139)
     """
     return 128 + (code & 0x7F) if code & 0x7F else code >> 8 & 0xFF
-
-
-def _name(raw: bytes) -> str:
-    return decode(raw.split(b"\0", 1)[0])
 
 
 class Printed:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from whybox.kernel import overlay, syscalltable, upper
 from whybox.kernel.bpf.objects import Spec, loaded
-from whybox.kernel.host import Host, decode
+from whybox.kernel.host import Host, c_string, decode
 from whybox.kernel.mountinfo import mounts
 from whybox.kernel.overlay import Overlay
 from whybox.kernel.sensors.kept import Kept
@@ -180,7 +180,7 @@ def done(raw: bytes) -> Done:
         slot=slot,
         pid=pid,
         tid=tid,
-        comm=decode(comm.split(b"\0", 1)[0]),
+        comm=c_string(comm),
         call=call,
         kind=EVERY[call].kind if call in EVERY else call,
         path=joined(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from whybox.kernel.bpf.objects import Object, Spec
-from whybox.kernel.host import decode
+from whybox.kernel.host import c_string
 
 SPEC = Spec(
     name="functions",
@@ -130,7 +130,7 @@ def callers(object: Object, slot: int) -> Iterator[Caller]:
             count, sum_ns, longest_ns, comm = _BY_CALLER.unpack(value[: _BY_CALLER.size])
             yield Caller(
                 pid=pid,
-                comm=decode(comm.split(b"\0", 1)[0]),
+                comm=c_string(comm),
                 count=count,
                 sum_ns=sum_ns,
                 longest_ns=longest_ns,

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator
 
 from whybox.kernel.bpf.objects import Object
-from whybox.kernel.host import decode
+from whybox.kernel.host import c_string
 from whybox.kernel.usersymbols import Image, ImageKey
 
 _KEY, _IMAGE = struct.Struct("=II"), struct.Struct("=QQQ16s")
@@ -34,6 +34,6 @@ def image(key: bytes, value: bytes) -> tuple[ImageKey, Image]:
     """Decode ``struct image_key`` and ``struct image``."""
     tgid, exec = _KEY.unpack(key)
     stack, code, inode, comm = _IMAGE.unpack(value[: _IMAGE.size])
-    name = decode(comm.split(b"\0", 1)[0])
+    name = c_string(comm)
     found = Image(start_stack=stack, start_code=code, inode=inode, comm=name)
     return ImageKey(tgid=tgid, exec=exec), found

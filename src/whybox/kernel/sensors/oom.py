@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from msgspec import Struct
 
 from whybox.kernel.bpf.objects import Spec, loaded
-from whybox.kernel.host import Host, decode
+from whybox.kernel.host import Host, c_string
 from whybox.kernel.sensors.kept import Kept
 
 SPEC = Spec(
@@ -113,10 +113,10 @@ def killed(raw: bytes) -> Killed:
         slot=slot,
         trigger_slot=trigger_slot,
         victim_pid=victim,
-        victim_comm=_name(comm),
+        victim_comm=c_string(comm),
         trigger_pid=trigger,
         trigger_tid=trigger_tid,
-        trigger_comm=_name(trigger_comm),
+        trigger_comm=c_string(trigger_comm),
         anon_rss_bytes=_resident(anon),
         file_rss_bytes=_resident(file),
         shmem_rss_bytes=_resident(shmem),
@@ -145,7 +145,3 @@ def _limit(pages: int) -> int | None:
 def _resident(pages: int) -> int | None:
     # A counter that is summed up over CPUs only now and then may be below zero.
     return None if pages < 0 else pages * _PAGE_BYTES
-
-
-def _name(raw: bytes) -> str:
-    return decode(raw.split(b"\0", 1)[0])

@@ -11,7 +11,7 @@ from ipaddress import IPv6Address, ip_address
 from msgspec import Struct
 
 from whybox.kernel.bpf.objects import Object, Spec
-from whybox.kernel.host import decode
+from whybox.kernel.host import c_string
 
 SPEC = Spec(
     name="packets",
@@ -225,7 +225,7 @@ def sums(object: Object) -> Iterator[Sum]:
             first_ns=first,
             last_ns=last,
             flow=_flow(value[flow_at:]),
-            device=_name(value[flow_at + _FLOW.size :][:16]),
+            device=c_string(value[flow_at + _FLOW.size :][:16]),
         )
 
 
@@ -280,7 +280,7 @@ def told(raw: bytes) -> Told:
             place=_place(rest),
             flow=_flow(rest[_PLACE.size :]),
             bytes=size,
-            device=_name(rest[_PLACE.size + _FLOW.size :][:16]),
+            device=c_string(rest[_PLACE.size + _FLOW.size :][:16]),
         )
     if kind == _REPEATED:
         return Repeated(at_ns=at, pair=_pair(rest), state=_state(rest[_CONNECTION.size :]))
@@ -331,7 +331,3 @@ def _state(raw: bytes) -> State:
 def _reset(at: int | None, raw: bytes, count: int) -> Reset:
     sent, reason = _TWO.unpack_from(raw, _CONNECTION.size)
     return Reset(at_ns=at, pair=_pair(raw), sent=bool(sent), reason=reason, count=count)
-
-
-def _name(raw: bytes) -> str:
-    return decode(raw.split(b"\0", 1)[0])

@@ -13,7 +13,7 @@ from enum import IntEnum
 from msgspec import Struct
 
 from whybox.kernel.bpf.objects import Object, Spec, loaded
-from whybox.kernel.host import Host, decode
+from whybox.kernel.host import Host, c_string
 from whybox.kernel.sensors.exec import is_inside
 from whybox.kernel.target import Target
 from whybox.kernel.tracefs import Recorder
@@ -150,7 +150,7 @@ def shares(object: Object, slot: int) -> Iterator[Share]:
             yield Share(
                 kind=Kind(kind),
                 pid=pid,
-                comm=_name(comm),
+                comm=c_string(comm),
                 count=count,
                 sum_ns=sum_ns,
                 longest_ns=longest_ns,
@@ -167,12 +167,12 @@ def stall(raw: bytes) -> Stall:
         kind=Kind(kind),
         pid=pid,
         tid=tid,
-        comm=_name(comm),
+        comm=c_string(comm),
         lasted_ns=lasted,
         pages=pages,
         order=order,
         gfp=gfp,
-        device=_name(device),
+        device=c_string(device),
     )
 
 
@@ -237,7 +237,3 @@ def _stall_of(event: Event, kind: Kind, lasted_ns: int, began: Event | None = No
         gfp=0,
         device="",
     )
-
-
-def _name(raw: bytes) -> str:
-    return decode(raw.split(b"\0", 1)[0])

@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from whybox.kernel import syscalltable
 from whybox.kernel.bpf.objects import Refused, Spec, loaded
-from whybox.kernel.host import Host, decode
+from whybox.kernel.host import Host, c_string
 from whybox.kernel.sensors.kept import Kept
 
 SPEC = Spec(
@@ -114,7 +114,7 @@ def refusal(raw: bytes) -> Refusal:
         call="" if kind == Kind.BUS else syscalltable.name(number),
         error=error,
         pid=pid,
-        comm=decode(comm.split(b"\0", 1)[0]),
+        comm=c_string(comm),
         arguments=tuple(arguments),
         magic=magic,
         # MKDEV() of include/linux/kdev_t.h.

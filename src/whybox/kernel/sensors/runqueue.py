@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from whybox.kernel.bpf.objects import Object, Spec
-from whybox.kernel.host import decode
+from whybox.kernel.host import c_string
 from whybox.kernel.sensors.meter import counted
 
 SPEC = Spec(
@@ -67,5 +67,5 @@ def ahead(object: Object, slot: int) -> Iterator[Ahead]:
         whose, pid = _AHEAD.unpack(key)
         if whose == slot:
             count, sum_ns, _, comm = _BEHIND.unpack(value[: _BEHIND.size])
-            name = decode(comm.split(b"\0", 1)[0])
+            name = c_string(comm)
             yield Ahead(pid=pid, comm=name, count=count, sum_ns=sum_ns)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from msgspec import Struct
 
 from whybox.kernel.bpf.objects import Spec, loaded
-from whybox.kernel.host import Host, decode
+from whybox.kernel.host import Host, c_string
 from whybox.kernel.sensors.kept import Kept
 
 SPEC = Spec(
@@ -75,12 +75,8 @@ def generated(raw: bytes) -> Generated:
         group=bool(group),
         to_pid=to_pid,
         to_tid=to_tid,
-        to_comm=_name(to_comm),
+        to_comm=c_string(to_comm),
         from_pid=from_pid,
         from_tid=from_tid,
-        from_comm=_name(from_comm),
+        from_comm=c_string(from_comm),
     )
-
-
-def _name(comm: bytes) -> str:
-    return decode(comm.split(b"\0", 1)[0])

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from whybox.kernel.bpf.objects import Object, Spec
-from whybox.kernel.host import decode
+from whybox.kernel.host import c_string
 
 SPEC = Spec(
     name="softirq",
@@ -164,7 +164,7 @@ def callee(key: bytes, value: bytes) -> Callee:
         kind=KINDS[kind],
         function=function,
         number=number,
-        name=decode(name.split(b"\0", 1)[0]),
+        name=c_string(name),
         count=count,
         sum_ns=sum_ns,
         longest_ns=longest,
@@ -185,11 +185,11 @@ def slow(raw: bytes) -> Slow:
         kind=KINDS[kind],
         function=function,
         number=number,
-        name=decode(name.split(b"\0", 1)[0]),
+        name=c_string(name),
         cpu=cpu,
         slot=slot,
         pid=pid,
         tid=tid,
-        comm=decode(comm.split(b"\0", 1)[0]),
+        comm=c_string(comm),
         ksoftirqd=bool(thread),
     )

@@ -12,7 +12,7 @@ from enum import IntEnum
 from msgspec import Struct
 
 from whybox.kernel.bpf.objects import Object, Spec
-from whybox.kernel.host import decode
+from whybox.kernel.host import c_string
 
 SPEC = Spec(
     name="syscalls",
@@ -154,7 +154,7 @@ def refused(object: Object) -> Iterator[Refused]:
     """What was refused and how often, in no order."""
     for key, raw in object.map("denied").items():
         count, pid, _, comm = _DENIALS.unpack(raw)
-        yield Refused(how=refusal(key), count=count, pid=pid, comm=name(comm))
+        yield Refused(how=refusal(key), count=count, pid=pid, comm=c_string(comm))
 
 
 def refusal(raw: bytes) -> Refusal:
@@ -183,7 +183,7 @@ def told(raw: bytes) -> Told:
         result=result,
         pid=pid,
         tid=tid,
-        comm=name(comm),
+        comm=c_string(comm),
     )
 
 
@@ -200,11 +200,6 @@ def running(object: Object) -> Iterator[Running]:
 def _numbered(index: int) -> tuple[int, bool]:
     """The number of a counter, and whether it is of 32-bit programs."""
     return index % EVERY_CALL, index >= EVERY_CALL
-
-
-def name(comm: bytes) -> str:
-    """The name of a task."""
-    return decode(comm.split(b"\0", 1)[0])
 
 
 def limit(slower_ns: int | None) -> tuple[bytes, bytes]:
