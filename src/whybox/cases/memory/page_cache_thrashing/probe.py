@@ -31,6 +31,7 @@ from whybox.model import (
     unknown,
 )
 from whybox.needs import living, own_group
+from whybox.remedies import FREE_HOST_MEMORY
 
 from .words import MIB, mib, percent, state
 
@@ -288,7 +289,7 @@ def _cures(seen: Observation) -> tuple[Cure, ...]:
     stream = Cure(advice=_STREAM, change=InProgram(_STREAM), safety=Safety.INSPECT)
     level, squeezed = seen.squeeze.pressed_by, seen.squeeze
     if level is None or level.limit_bytes is None:
-        return (_for_the_host(), stream)
+        return (FREE_HOST_MEMORY, stream)
     enough, known = _enough(seen, level, level.limit_bytes)
     wanted = math.ceil(enough * MARGIN / STEP_BYTES) * STEP_BYTES
     if wanted > 0.9 * (squeezed.total_bytes or math.inf):
@@ -323,14 +324,6 @@ def _raise(level: Level, own: bool, wanted: int, known: bool) -> Cure:
     )
     advice = f"Allow {who} {mib(wanted)}: {why}."
     return Cure(advice=advice, change=kind, safety=Safety.LOW_RISK)
-
-
-def _for_the_host() -> Cure:
-    advice = (
-        "Free memory of the host, or keep some of it for this container (memory.low; in Kubernetes "
-        "a memory request): whybox diagnose --all tells who else is pressed."
-    )
-    return Cure(advice=advice, safety=Safety.INSPECT)
 
 
 CASE = Case(

@@ -30,6 +30,7 @@ from whybox.model import (
     unknown,
 )
 from whybox.needs import living, own_group
+from whybox.remedies import FREE_HOST_MEMORY
 
 _MIB = 1 << 20
 LEAST_RATE = _MIB
@@ -343,12 +344,12 @@ def _ruled_out(seen: Observation) -> tuple[RuledOut, ...]:
 def _cures(seen: Observation) -> tuple[Cure, ...]:
     level = seen.squeeze.pressed_by
     if level is None or level.limit_bytes is None:
-        return (_for_the_host(),)
+        return (FREE_HOST_MEMORY,)
     own = level is seen.squeeze.levels[0]
     swapped = (seen.held_bytes if own else level.swap_current_bytes) or 0
     wanted = math.ceil((level.limit_bytes + swapped) * MARGIN / STEP_BYTES) * STEP_BYTES
     if wanted > 0.9 * (seen.squeeze.total_bytes or math.inf):
-        return (_for_the_host(), _no_swap(seen, own, level))
+        return (FREE_HOST_MEMORY, _no_swap(seen, own, level))
     cgroup = None if own else level.path
     who = "it" if own else f"its parent {level.path}"
     raised = MemoryHigh(wanted, cgroup=cgroup) if level.soft else MemoryLimit(wanted, cgroup=cgroup)
@@ -368,14 +369,6 @@ def _no_swap(seen: Observation, own: bool, level: Level) -> Cure:
     cgroup = None if own else level.path
     change = Swappiness(0) if seen.version == 1 else SwapLimit(0, cgroup=cgroup)
     return Cure(advice=advice, change=change, safety=Safety.DESTRUCTIVE)
-
-
-def _for_the_host() -> Cure:
-    advice = (
-        "Free memory of the host, or keep some of it for this container (memory.low; in Kubernetes "
-        "a memory request): whybox diagnose --all tells who else is pressed."
-    )
-    return Cure(advice=advice, safety=Safety.INSPECT)
 
 
 CASE = Case(
