@@ -40,13 +40,20 @@ class Tree:
         file.write_text(text)
 
     def task(
-        self, pid: int, path: str, *, comm: str = "app", nspid: int | None = None, flags: int = 0
+        self,
+        pid: int,
+        path: str,
+        *,
+        comm: str = "app",
+        nspid: int | None = None,
+        flags: int = 0,
+        ppid: int = 1,
     ) -> None:
         """A process in that group; with its own pid namespace where ``nspid`` is given."""
         zeros = " ".join("0" * 8)
         self.write(
             f"/proc/{pid}/stat",
-            f"{pid} ({comm}) S 1 1 1 0 -1 {flags} {zeros} 0 0 20 0 1 0 {pid} 0 0",
+            f"{pid} ({comm}) S {ppid} 1 1 0 -1 {flags} {zeros} 0 0 20 0 1 0 {pid} 0 0",
         )
         inside = "" if nspid is None else f"\t{nspid}"
         ids = "\n".join(f"{k}:\t0\t0\t0\t0" for k in ("Uid", "Gid"))
@@ -55,7 +62,7 @@ class Tree:
         bits = "\n".join(f"{k}:\t0" for k in (*masks, *caps))
         self.write(
             f"/proc/{pid}/status",
-            f"Name:\t{comm}\nState:\tS (sleeping)\nTgid:\t{pid}\nPPid:\t1\n{ids}\n"
+            f"Name:\t{comm}\nState:\tS (sleeping)\nTgid:\t{pid}\nPPid:\t{ppid}\n{ids}\n"
             f"NSpid:\t{pid}{inside}\nThreads:\t1\n{bits}\n",
         )
         self._namespace(pid, 0xEFFFFFFC if nspid is None else 4026540000 + pid)

@@ -4,7 +4,7 @@ Whoever runs as many of them as the machine has CPUs counted those, and not what
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from msgspec import Struct
@@ -49,10 +49,14 @@ class _Busy(Struct, frozen=True, kw_only=True):
     name: str
 
 
-def teams(host: Host, threads: Sequence[Thread]) -> tuple[Team, ...]:
-    """The teams among the busy threads, the largest first."""
+def teams(host: Host, threads: Sequence[Thread], inside: Container[int]) -> tuple[Team, ...]:
+    """The teams among the busy threads, the largest first.
+
+    ``inside`` are the processes of the container: what started those from outside, an engine or
+    a build, did not size them for it.
+    """
     busy = list(_asked(host, threads[:MOST_ASKED]))
-    found = [*_of_threads(host, busy), *_of_processes(host, busy)]
+    found = [*_of_threads(host, busy), *_of_processes(host, busy, inside)]
     return tuple(sorted(found, key=lambda team: (-team.size, -team.wanted_ns))[:MOST_PROGRAMS])
 
 
@@ -72,10 +76,10 @@ def _of_threads(host: Host, busy: Iterable[_Busy]) -> Iterator[Team]:
             yield _team(mine, leader, processes=False)
 
 
-def _of_processes(host: Host, busy: Sequence[_Busy]) -> Iterator[Team]:
+def _of_processes(host: Host, busy: Sequence[_Busy], inside: Container[int]) -> Iterator[Team]:
     """One busy thread of each, since a team of threads is told by itself."""
     firsts = list({one.tgid: one for one in reversed(busy)}.values())[:MOST_WORKERS]
-    employers = {one.tgid: _employer(host, one) for one in firsts}
+    employers = {one.tgid: _employer(host, one, inside) for one in firsts}
 
     def key(one: _Busy) -> Hashable:
         employer = employers[one.tgid]
@@ -103,16 +107,24 @@ def _team(mine: Sequence[_Busy], leader: Program, *, processes: bool) -> Team:
     return Team(processes=processes, size=len(alike), leader=leader, wanted_ns=sum(alike))
 
 
-def _employer(host: Host, worker: _Busy) -> Program | None:
+def _employer(host: Host, worker: _Busy, inside: Container[int]) -> Program | None:
     """Who decided how many there are: a known runtime among those above it, or its own."""
     own = sizing.program(host, worker.tgid)
-    parent = found = sizing.program(host, worker.ppid)
-    for _ in range(MOST_ANCESTORS):
-        if found is None or found.runtime is not None or found.pid <= 1:
-            break
-        found = sizing.program(host, found.ppid)
-    if found is not None and found.runtime in MANAGERS:
-        return found
+    above = list(_above(host, worker, inside))
+    manager = next((one for one in above if one.runtime is not None), None)
+    if manager is not None and manager.runtime in MANAGERS:
+        return manager
     if own is not None and own.runtime is not None:
         return own
-    return parent
+    return above[0] if above else None
+
+
+def _above(host: Host, worker: _Busy, inside: Container[int]) -> Iterator[Program]:
+    """Its ancestors in the container, the parent first."""
+    ppid = worker.ppid
+    for _ in range(1 + MOST_ANCESTORS):
+        found = sizing.program(host, ppid) if ppid in inside else None
+        if found is None:
+            return
+        yield found
+        ppid = found.ppid

@@ -84,7 +84,7 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
         group=group.path,
         levels=levels,
         threads=busy,
-        teams=teams.teams(host, busy) if less else (),
+        teams=teams.teams(host, busy, now.times) if less else (),
         used_ns=None if used is None or used_now is None else (used_now - used) * 1000,
         online=online,
         allowed=allowed,
