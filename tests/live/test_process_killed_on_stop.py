@@ -53,7 +53,7 @@ def test_an_init_is_no_cure_for_children_that_are_left_behind() -> None:
     assert all(cure.change != WithInit() for cure in finding.cures)
     with Box("stopped") as box:
         box.init()
-        lab.stopped(box, lab.leaving(), count=2 + lab.CHILDREN, able=1 + lab.CHILDREN)
+        lab.stopped(box, lab.leaving())
         host = Host(window_seconds=3.0)
         report = diagnose(host, [box.target()], {CASE: cases.load(CASE)})
     (still,) = report.targets[0].findings

@@ -230,10 +230,10 @@ def _waits_in(thread: int) -> int | None:
 
 
 def stopped(box: Box, program: Program, *, count: int = 1 + CHILDREN, able: int = -1) -> None:
-    """Start it and have it stopped while it is watched."""
+    """Start it and have it stopped while it is watched; ``count`` knows of no init."""
     box.stop_timeout(GRACE_SECONDS)
     box.start(program)
-    ready(box, count, count if able < 0 else able)
+    ready(box, count + box.has_init, count if able < 0 else able)
     meanwhile(box.stop)
 
 
@@ -261,7 +261,7 @@ def below_an_init(box: Box) -> None:
     """An init tells its child alone, and ends with it."""
     box.init()
     # What the init waits for by sigtimedwait is in none of its masks meanwhile.
-    stopped(box, abandoning(), count=2 + CHILDREN, able=CHILDREN)
+    stopped(box, abandoning(), able=CHILDREN)
 
 
 def deaf(box: Box) -> None:
