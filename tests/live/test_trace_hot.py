@@ -29,16 +29,16 @@ SOURCE = r"""
 
 static volatile unsigned long sink;
 
-__attribute__((noinline)) void one_third(void)
+__attribute__((noinline)) void one_third(long part)
 {
-	for (volatile long turn = 0; turn < 100000; turn++)
+	for (volatile long turn = 0; turn < part; turn++)
 		sink += turn;
 	sink++;
 }
 
-__attribute__((noinline)) void two_thirds(void)
+__attribute__((noinline)) void two_thirds(long part)
 {
-	for (volatile long turn = 0; turn < 200000; turn++)
+	for (volatile long turn = 0; turn < 2 * part; turn++)
 		sink += turn;
 	sink++;
 }
@@ -77,9 +77,12 @@ int main(int argc, char **argv)
 		unlink(argv[1]);
 	if (!strcmp(what, "jit"))
 		made_code(cpu_ms);
+	/* Turns of one length could keep step with the samples. */
 	while (spent_ms() < cpu_ms) {
-		two_thirds();
-		one_third();
+		long part = 50000 + random() % 100000;
+
+		two_thirds(part);
+		one_third(part);
 	}
 	while (strcmp(what, "exit"))
 		pause();
