@@ -321,7 +321,7 @@ def _reap_all(*_: object) -> None:
 
 
 def _touched(size: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for start in range(0, size, _STEP):
         for page in range(start, min(start + _STEP, size), _PAGE):
             memory[page] = 1
