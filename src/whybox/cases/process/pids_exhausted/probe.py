@@ -221,7 +221,7 @@ def _by(short: Level, seen: Observation) -> str:
     if _others_fill(short, seen):
         return _by_others(seen)
     if they.of_zombies:
-        return f", {they.zombies} by zombies for which nobody waits"
+        return f", {they.zombies} by zombies that were not waited for"
     if they.of_threads and they.largest is not None:
         process = f"{they.largest.comm} (pid {they.largest.pid})"
         return f", {they.largest_threads} by the threads of {process}"
