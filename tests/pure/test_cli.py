@@ -133,7 +133,8 @@ def test_version_imports_next_to_nothing() -> None:
     }
 
 
-def test_diagnosing_imports_nothing_heavy() -> None:
+def imported_by_diagnosing() -> set[str]:
+    """The modules that a diagnosis without a window imports."""
     done = subprocess.run(
         [
             *(sys.executable, "-X", "importtime", "-m", "whybox"),
@@ -143,5 +144,71 @@ def test_diagnosing_imports_nothing_heavy() -> None:
         text=True,
         timeout=60,
     )
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+def test_diagnosing_imports_nothing_heavy() -> None:
     heavy = {"pyroute2", "rich", "subprocess", "asyncio", "http.client", "docker", "logging"}
-    assert not heavy & {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    heavy |= {"shutil", "tempfile", "dataclasses", "random", "json", "elftools"}
+    assert not heavy & imported_by_diagnosing()
+
+
+def test_without_a_window_nothing_of_tracing_is_imported() -> None:
+    tracing = ("whybox.trace", "whybox.kernel.sensors", "whybox.kernel.bpf", "whybox.kernel.ftrace")
+    recorder = ("whybox.kernel.tracefs", "whybox.kernel.tracetext", "whybox.kernel.tracepages")
+    assert not {n for n in imported_by_diagnosing() if n.startswith((*tracing, *recorder))}
+
+
+def test_the_words_of_the_runtimes_are_learned_only_for_a_cure() -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-X", "importtime", "-m", "whybox"),
+            *("diagnose", "self", "--window", "0s", "--case", "storage/copy_up"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "whybox.views.text" in done.stderr
+    assert "whybox.runtimes.commands" not in done.stderr
+
+
+def as_a_program(*words: str) -> tuple[int, str]:
+    """Exit status and output of ``main`` in a program that says when it is taken apart."""
+    program = (
+        "import atexit, sys; from whybox.cli import main;"
+        "atexit.register(print, 'taken apart', flush=True);"
+        f"sys.argv = {['whybox', *words]!r}; sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, done.stdout
+
+
+def test_what_only_looks_ends_without_being_taken_apart_but_says_all() -> None:
+    assert as_a_program("explain", "cpu/throttled") == run("explain", "cpu/throttled")[:2]
+    assert as_a_program("explain", "nothing") == (2, "")
+    assert as_a_program("lab", "nothing") == (2, "taken apart\n")
+
+
+def test_nobody_who_reads_the_end_is_told_so_in_one_way_or_none() -> None:
+    """A reader that went away, as ``head`` does, is no trouble."""
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m whybox explain cpu/throttled | head -n 1"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(("columns", "width"), [("72", 72), ("", 110), ("wide", 110), ("0", 110)])
+def test_how_wide_it_writes_is_said_by_the_terminal_or_columns(
+    columns: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from whybox.cli.run import terminal_columns
+
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("sys.__stdout__", None)
+    assert terminal_columns() == width

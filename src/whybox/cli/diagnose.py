@@ -1,12 +1,12 @@
 """``whybox diagnose``: say why a container is slow, stuck, killed or cut off."""
 
 import argparse
-import shutil
 import sys
 import time
 from collections.abc import Callable
 
 from whybox.cli import FOUND, NOTHING, OK, USAGE, Failure, choices
+from whybox.cli.run import terminal_columns
 from whybox.diagnose import diagnose, judge
 from whybox.kernel.host import Host
 from whybox.model import AnyCase, Report, Severity
@@ -44,23 +44,29 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _recorded(arguments: argparse.Namespace, cases: dict[str, AnyCase]) -> Report:
     from whybox.record import capture
-    from whybox.runtimes.commands import with_commands
 
     try:
         kept = capture.read(arguments.file, cases)
     except capture.RecordingError as error:
         raise Failure(str(error)) from None
-    return with_commands(judge(kept.window, cases), kept.host)
+    return _said(judge(kept.window, cases), kept.host)
 
 
 def _live(arguments: argparse.Namespace, cases: dict[str, AnyCase]) -> Report:
-    from whybox.runtimes.commands import with_commands
-
     host = Host(window_seconds=arguments.window)
     targets = choices.resolved(host, arguments.target, everything=arguments.all)
     if not targets:
         raise Failure("no container is running here")
-    return with_commands(diagnose(host, targets, cases, wait=waiting()), host)
+    return _said(diagnose(host, targets, cases, wait=waiting()), host)
+
+
+def _said(report: Report, host: Host) -> Report:
+    """Its cures in the words of each target's runtime."""
+    if not any(found.cures for one in report.targets for found in one.findings):
+        return report  # most often, and then nobody needs to know those words
+    from whybox.runtimes.commands import with_commands
+
+    return with_commands(report, host)
 
 
 def waiting() -> Callable[[float], None]:
@@ -89,7 +95,7 @@ def _shown(report: Report, arguments: argparse.Namespace) -> str:
         return markdown.report(report)
     from whybox.views import text
 
-    width = shutil.get_terminal_size((110, 40)).columns
+    width = terminal_columns()
     style = text.Style(colour=choices.colour(sys.stdout.isatty()), width=min(width, 120))
     return text.report(report, style, verbose=arguments.verbose)
 

@@ -1,11 +1,11 @@
 """``whybox inspect``: what a container is made of."""
 
 import argparse
-import shutil
 import sys
 
 from whybox.anatomy import anatomy
 from whybox.cli import OK, Failure, choices
+from whybox.cli.run import terminal_columns
 from whybox.kernel import finding
 from whybox.kernel.host import Host
 
@@ -32,6 +32,6 @@ def run(arguments: argparse.Namespace) -> int:
     from whybox.views import anatomy as view
     from whybox.views.text import Style
 
-    width = shutil.get_terminal_size((110, 40)).columns
+    width = terminal_columns()
     print(view.page(seen, Style(colour=choices.colour(sys.stdout.isatty()), width=width)))
     return OK

@@ -12,6 +12,26 @@ from whybox.cli import BUG, COMMANDS, INTERRUPTED, OK, USAGE, Failure
 from whybox.kernel.host import printable
 
 
+def terminal_columns(unknown: int = 110) -> int:
+    """How wide the terminal is, as ``shutil`` tells it, whose import takes 3 ms."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said) > 0:
+        return int(said)
+    if sys.__stdout__ is None:
+        return unknown
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or unknown
+    except (ValueError, OSError):
+        return unknown  # closed, or no terminal
+
+
+class Help(argparse.HelpFormatter):
+    """Help as wide as the terminal: one is made for each option, and imports ``shutil`` to ask."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=terminal_columns(80) - 2)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose complaint is one sentence."""
 
@@ -42,7 +62,7 @@ def guarded(command: str, words: list[str]) -> int:
 
 
 def _run(module: ModuleType, command: str, words: list[str]) -> int:
-    parser = Parser(prog=f"whybox {command}", description=COMMANDS[command])
+    parser = Parser(prog=f"whybox {command}", description=COMMANDS[command], formatter_class=Help)
     module.options(parser)
     try:
         arguments = parser.parse_args(words)

@@ -20,11 +20,11 @@ from msgspec import Struct
 
 from whybox.kernel.host import Host
 from whybox.kernel.target import Target
-from whybox.kernel.tracefs import Attempt, Recorder, attempt
-from whybox.kernel.tracetext import Event
 
 if TYPE_CHECKING:
     from whybox.kernel.sensors.signals import Signals
+    from whybox.kernel.tracefs import Attempt, Recorder
+    from whybox.kernel.tracetext import Event
 
 INT = int(standard.SIGINT)
 KILL = int(standard.SIGKILL)
@@ -215,7 +215,9 @@ def _sensed(host: Host, target: Target, stack: ExitStack) -> Watched | None:
 
 
 def _printed(host: Host, stack: ExitStack) -> Watched:
-    def attach() -> AbstractContextManager[Attempt]:
+    from whybox.kernel.tracefs import attempt  # only for a window, and without BPF
+
+    def attach() -> "AbstractContextManager[Attempt]":
         return attempt(host, [POINT], {POINT: _WANTED})
 
     recording: Attempt = stack.enter_context(host.sensor(f"{SENSOR} as text", attach))
@@ -253,7 +255,7 @@ class _Sensor:
 class _Text:
     """By the tracepoint's text: the whole host's."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: "Recorder") -> None:
         self._recorder = recorder
 
     def sent(self) -> tuple[Sent, ...]:
@@ -264,7 +266,7 @@ class _Text:
         return self._recorder.complete
 
 
-def _sent(event: Event) -> Sent:
+def _sent(event: "Event") -> Sent:
     said = event.fields
     return Sent(
         signal=int(said["sig"]),

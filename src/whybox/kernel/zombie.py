@@ -10,6 +10,7 @@ their parent.
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -19,7 +20,9 @@ from whybox.kernel.host import Host, ParseError
 from whybox.kernel.namespace import INITIAL, namespace
 from whybox.kernel.target import Target, processes
 from whybox.kernel.task import TICKS_PER_SECOND, Stat, TaskId
-from whybox.kernel.tracefs import Recorder, attempt
+
+if TYPE_CHECKING:
+    from whybox.kernel.tracefs import Recorder
 
 #: No more of a container's zombies than this are kept one by one.
 MOST = 4096
@@ -292,6 +295,8 @@ def _children_faults(raw: bytes, file: str) -> int:
 @contextmanager
 def forks(host: Host) -> Iterator["Forks"]:
     """Who forks whom in this window, shared by everybody who wants to know."""
+    from whybox.kernel.tracefs import attempt  # only for a window
+
     with host.sensor("forks", lambda: attempt(host, [POINT])) as recording:
         yield Forks(recorder=recording.recorder)
 
@@ -299,7 +304,7 @@ def forks(host: Host) -> Iterator["Forks"]:
 class Forks(Struct, frozen=True, kw_only=True):
     """The forks of one window; none where they could not be watched."""
 
-    recorder: Recorder | None = None
+    recorder: "Recorder | None" = None
 
     def forkers(self) -> dict[int, int]:
         """The thread that forked each task of this window."""
