@@ -203,7 +203,7 @@ def test_a_container_that_is_not_there_yet_is_waited_for(engine: Engine, image: 
 def test_an_object_that_the_verifier_refuses_is_one_sentence_with_its_log(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    broken = bytearray(SPEC.file.read_bytes())
+    broken = bytearray(Path(SPEC.file).read_bytes())
     program = ELFFile(io.BytesIO(broken)).get_section_by_name("tp_btf/signal_generate")
     assert program is not None
     broken[program["sh_offset"]] = 0xFF  # its first instruction: one that there is not

@@ -10,10 +10,12 @@ import pytest
 
 from whybox import trace
 from whybox.kernel import sensors
-from whybox.kernel.bpf.objects import SENSORS, Cost, Spec
+from whybox.kernel.bpf.objects import SENSORS as FOLDER
+from whybox.kernel.bpf.objects import Cost, Spec
 from whybox.trace.question import Answered, Begin, End, Happened, Noted
 from whybox.views import trace as views
 
+SENSORS = Path(FOLDER)
 SOURCES = sorted(SENSORS.glob("*.bpf.c"))
 
 

@@ -4,6 +4,7 @@ A program says by its section what it hooks: ``tp_btf/sched_switch``, ``kprobe/c
 """
 
 import errno
+import struct
 from functools import cache
 
 from whybox.kernel import capability, task, tracefs
@@ -11,6 +12,7 @@ from whybox.kernel.host import Host
 from whybox.kernel.namespace import INITIAL, namespace
 
 BTF = "/sys/kernel/btf/vmlinux"
+_HEADER = struct.Struct("=HBBIIIII")
 SYMBOLS = "/proc/kallsyms"
 LOCKDOWN = "/sys/kernel/security/lockdown"
 KPROBES = "/sys/bus/event_source/devices/kprobe/type"
@@ -82,11 +84,21 @@ def missing(host: Host, section: str) -> str | None:
     return None  # perf_event and the like: every kernel with BPF has them
 
 
-@cache
 def knows_type(name: str) -> bool:
-    """Whether the kernel's type information has that name (Documentation/bpf/btf.rst)."""
+    """Whether the kernel's type information has that name."""
+    return b"\0" + name.encode() + b"\0" in _names()
+
+
+@cache
+def _names() -> bytes:
+    """All the names of the type information: its last part, a quarter of the whole.
+
+    ``struct btf_header`` (Documentation/bpf/btf.rst) tells where that is.
+    """
     with open(BTF, "rb") as file:
-        return b"\0" + name.encode() + b"\0" in file.read()
+        _, _, _, length, _, _, at, size = _HEADER.unpack(file.read(_HEADER.size))
+        file.seek(length + at)
+        return file.read(size)
 
 
 def _no_event(host: Host, place: str) -> str | None:

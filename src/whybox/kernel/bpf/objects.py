@@ -14,7 +14,6 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 
 from msgspec import Struct
 
@@ -24,7 +23,7 @@ from whybox.kernel.bpf.maps import Map, Ring
 from whybox.kernel.host import Host
 
 #: Where the compiled objects of the sensors are: beside their sources.
-SENSORS = Path(__file__).parent.parent / "sensors"
+SENSORS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "sensors")
 
 #: ``struct bpf_prog_info`` up to ``recursion_misses`` (include/uapi/linux/bpf.h).
 _INFO_SIZE, _RUN_TIME_AT = 224, 192
@@ -48,9 +47,9 @@ class Spec(Struct, frozen=True, kw_only=True):
     """What is done where a group has no program that the kernel can take, in a sentence."""
 
     @property
-    def file(self) -> Path:
+    def file(self) -> str:
         """The compiled object."""
-        return SENSORS / f"{self.name}.bpf.o"
+        return f"{SENSORS}/{self.name}.bpf.o"
 
 
 class Refused(OSError):
@@ -270,7 +269,8 @@ def chosen_later(section: str) -> bool:
 
 def _opened(spec: Spec) -> int:
     try:
-        raw = spec.file.read_bytes()
+        with open(spec.file, "rb") as file:
+            raw = file.read()
     except OSError:
         raise Refused(f"the BPF object {spec.name} was not built: python hatch_build.py") from None
     with libbpf.listening() as said:

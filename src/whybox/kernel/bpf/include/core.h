@@ -33,6 +33,13 @@ struct cgroup {
 	struct cgroup_subsys_state self;
 	int level;
 	struct kernfs_node *kn;
+	/* By level, itself the last. Since commit 7f203bc89eb6 ("cgroup: Replace
+	 * cgroup->ancestor_ids[] with ->ancestors[]") (v6.1). */
+	struct cgroup *ancestors[1];
+} CORE;
+
+struct cgroup___ids {
+	u64 ancestor_ids[1]; /* before that commit */
 } CORE;
 
 struct css_set {

@@ -21,6 +21,9 @@ typedef __s64 s64;
 #define INLINE static inline __attribute__((always_inline))
 #define CORE __attribute__((preserve_access_index))
 #define WEAK __attribute__((weak))
+/* A function of its own, which the verifier checks once and not on each way that leads to it: its
+ * arguments and its result are numbers (global functions, Linux 5.6). */
+#define CHECKED_ONCE __attribute__((noinline))
 #define LICENSE_SECTION char LICENSE[] SEC("license") = "Dual BSD/GPL"
 
 /* A map is a structure whose members say its properties by their types (libbpf's BTF maps). */

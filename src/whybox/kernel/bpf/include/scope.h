@@ -4,8 +4,8 @@
  * what the kernel knows it by: the id of a control group, the inode of a pid or network namespace,
  * or a process. `slot_of` and its kin answer with the container's number, from 1 on; 0: nobody's.
  *
- * A task is in a container's group or in one below it. So the group is climbed from the task's own
- * up to the levels at which containers are, which `rules` tell, one for each tree and level.
+ * A task is in a container's group or in one below it. So the groups above the task's own are looked
+ * up at the levels at which containers are, which `rules` tell, one for each tree and level.
  */
 #ifndef WHYBOX_SCOPE_H
 #define WHYBOX_SCOPE_H
@@ -18,7 +18,6 @@ enum scope_kind { SCOPE_CGROUP = 1, SCOPE_PIDNS = 2, SCOPE_PROCESS = 3, SCOPE_NE
 enum scope_tree { TREE_UNIFIED, TREE_PIDS, TREE_MEMORY, TREE_CPU, TREE_FREEZER };
 
 #define MOST_RULES 8
-#define MOST_CLIMBS 12
 
 struct scope_key {
 	u64 id;
@@ -82,33 +81,52 @@ INLINE struct cgroup_subsys_state *css_of(struct css_set *set, u32 number)
 	return css;
 }
 
-/* A task's place in one tree; what it points to may be NULL. */
-INLINE struct cgroup_subsys_state *css_in(struct css_set *set, u32 tree)
+/* Where a task is in one tree: a `struct cgroup_subsys_state`, which may be NULL. */
+CHECKED_ONCE u64 css_in(u64 css_set, u32 tree)
 {
+	struct css_set *set = (struct css_set *)css_set;
+
 	switch (tree) {
 	case TREE_PIDS:
-		return css_of(set, ENUM_VALUE(enum cgroup_subsys_id, pids_cgrp_id));
+		return (u64)css_of(set, ENUM_VALUE(enum cgroup_subsys_id, pids_cgrp_id));
 	case TREE_MEMORY:
-		return css_of(set, ENUM_VALUE(enum cgroup_subsys_id, memory_cgrp_id));
+		return (u64)css_of(set, ENUM_VALUE(enum cgroup_subsys_id, memory_cgrp_id));
 	case TREE_CPU:
-		return css_of(set, ENUM_VALUE(enum cgroup_subsys_id, cpu_cgrp_id));
+		return (u64)css_of(set, ENUM_VALUE(enum cgroup_subsys_id, cpu_cgrp_id));
 	case TREE_FREEZER:
-		return css_of(set, ENUM_VALUE(enum cgroup_subsys_id, freezer_cgrp_id));
+		return (u64)css_of(set, ENUM_VALUE(enum cgroup_subsys_id, freezer_cgrp_id));
 	}
 	/* A group's own css is not one of a controller's. */
-	return (void *)__builtin_preserve_access_index(&READ(set, dfl_cgrp)->self);
+	return (u64)__builtin_preserve_access_index(&READ(set, dfl_cgrp)->self);
 }
 
-/* The slot of a group in one tree, by the rule for one level; 0: it is nobody's. */
-INLINE u32 slot_of_group(struct cgroup *group, u32 tree, s32 level)
+/* The id of the group at one level above a group, which is not above that level. */
+INLINE u64 ancestor_id(struct cgroup *group, u32 level)
 {
-	s32 here = group ? READ(group, level) : -1;
+	struct cgroup *ancestor = NULL;
+	u64 id = 0;
 
-	for (int climb = 0; climb < MOST_CLIMBS && here > level; climb++, here--)
-		group = READ(READ(group, self.parent), cgroup);
-	if (here != level)
+	if (!FIELD_EXISTS(group->ancestors)) {
+		bpf_probe_read_kernel(&id, sizeof(id),
+				      (void *)__builtin_preserve_access_index(
+					      &((struct cgroup___ids *)group)->ancestor_ids) +
+					      8 * level);
+		return id;
+	}
+	bpf_probe_read_kernel(&ancestor, sizeof(ancestor),
+			      (void *)__builtin_preserve_access_index(&group->ancestors) +
+				      8 * level);
+	return READ(READ(ancestor, kn), id);
+}
+
+/* The slot of a task's group in one tree, by the rule for one level; 0: it is nobody's. */
+CHECKED_ONCE u32 slot_in(u64 css_set, u32 tree, s32 level)
+{
+	struct cgroup *group = READ((struct cgroup_subsys_state *)css_in(css_set, tree), cgroup);
+
+	if (!group || READ(group, level) < level)
 		return 0;
-	return slot_at(READ(READ(group, kn), id), SCOPE_CGROUP, tree);
+	return slot_at(ancestor_id(group, level), SCOPE_CGROUP, tree);
 }
 
 INLINE u32 pidns_of(struct task_struct *task)
@@ -128,12 +146,9 @@ INLINE u32 slot_by_groups(struct scope_rules *all, struct css_set *set)
 	u32 slot = 0;
 
 	for (int i = 0; i < MOST_RULES && !slot; i++) {
-		u32 tree;
-
 		if (i >= all->count)
 			break;
-		tree = all->rule[i].tree;
-		slot = slot_of_group(READ(css_in(set, tree), cgroup), tree, all->rule[i].level);
+		slot = slot_in((u64)set, all->rule[i].tree, all->rule[i].level);
 	}
 	return slot;
 }
@@ -145,18 +160,22 @@ INLINE u64 memory_key(struct scope_rules *all, u64 serial)
 
 INLINE u32 slot_by_memory(struct scope_rules *all, struct css_set *set)
 {
-	u64 serial = READ(css_in(set, all->rule[0].tree), serial_nr);
-	u64 key = memory_key(all, serial);
-	u32 at = serial & (MOST_REMEMBERED - 1), slot;
-	u64 *known = bpf_map_lookup_elem(&remembered, &at), word;
+	u64 serial, key = 0, word, *known = NULL;
+	u32 at, slot;
 
-	if (!known)
-		return 0;
-	word = *known;
-	if ((word & ~0xfffULL) == key)
-		return word & 0xfff;
+	if (all->one_tree) {
+		serial = READ((struct cgroup_subsys_state *)css_in((u64)set, all->rule[0].tree),
+			      serial_nr);
+		key = memory_key(all, serial);
+		at = serial & (MOST_REMEMBERED - 1);
+		known = bpf_map_lookup_elem(&remembered, &at);
+		word = known ? *known : 0;
+		if ((word & ~0xfffULL) == key)
+			return word & 0xfff;
+	}
 	slot = slot_by_groups(all, set);
-	*known = key | slot;
+	if (known)
+		*known = key | slot;
 	return slot;
 }
 
@@ -170,11 +189,8 @@ INLINE u32 slot_of(struct task_struct *task)
 		return 0;
 	if (all->everybody)
 		return 1;
-	if (all->kinds & (1 << SCOPE_CGROUP)) {
-		struct css_set *set = READ(task, cgroups);
-
-		slot = all->one_tree ? slot_by_memory(all, set) : slot_by_groups(all, set);
-	}
+	if (all->kinds & (1 << SCOPE_CGROUP))
+		slot = slot_by_memory(all, READ(task, cgroups));
 	if (!slot && all->kinds & (1 << SCOPE_PIDNS))
 		slot = slot_at(pidns_of(task), SCOPE_PIDNS, 0);
 	if (!slot && all->kinds & (1 << SCOPE_PROCESS))
