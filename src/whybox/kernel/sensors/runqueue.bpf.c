@@ -29,18 +29,13 @@ struct task_struct___queued {
 
 /* One for each container, of each CPU its own. `bucket[n]` counts waits of 2^n to 2^(n+1) us. */
 struct waits {
-	u64 count, sum_ns, longest_ns;
+	u64 sum_ns, longest_ns;
 	u32 bucket[SLOTS];
 };
 
 struct {
 	PERCPU_ARRAY_OF(struct waits, MOST_WATCHED);
 } waits SEC(".maps");
-
-/* How often the program ran: it is timed only at first. */
-struct {
-	PERCPU_ARRAY_OF(u64, 1);
-} runs SEC(".maps");
 
 /* Who ran when a task of a container had to wait: the task that left the CPU to it. */
 struct ahead {
@@ -76,21 +71,30 @@ INLINE void note_who(u32 slot, struct task_struct *prev, u64 waited)
 	bpf_map_update_elem(&behind, &key, &fresh, 0);
 }
 
+/* Most waits are short, and a division takes long: of a number below 2^32 it is a product. */
+INLINE u32 bucket_of(u64 waited)
+{
+	if (waited < 2000)
+		return 0;
+	return log2(waited >> 32 ? waited / 1000 : waited * 274877907 >> 38);
+}
+
 SEC("tp_btf/sched_switch")
 int on_switch(u64 *context)
 {
 	struct task_struct *prev = (struct task_struct *)context[1];
 	struct task_struct *next = (struct task_struct *)context[2];
-	u64 queued = next->sched_info.last_queued, waited, *ran;
+	u64 queued = next->sched_info.last_queued, waited;
+	struct memory *memory = memory_of_groups();
 	struct waits *mine;
-	u32 slot, bucket, zero = 0;
+	u32 slot, bucket;
 
-	ran = bpf_map_lookup_elem(&runs, &zero);
-	if (ran)
-		(*ran)++;
+	if (!memory)
+		return 0;
+	memory->runs++; /* it is timed only at first */
 	if (!queued)
 		return 0;
-	slot = slot_of_typed(next);
+	slot = slot_of_typed(next, memory);
 	if (!slot)
 		return 0;
 	slot &= MOST_WATCHED - 1;
@@ -100,9 +104,8 @@ int on_switch(u64 *context)
 	waited = ((struct task_struct___queued *)next)->se.cfs_rq->rq->clock - queued;
 	if ((s64)waited < 0)
 		waited = 0;
-	bucket = log2(waited / 1000);
+	bucket = bucket_of(waited);
 	mine->bucket[bucket < SLOTS ? bucket : SLOTS - 1]++;
-	mine->count++;
 	mine->sum_ns += waited;
 	if (waited > mine->longest_ns)
 		mine->longest_ns = waited;

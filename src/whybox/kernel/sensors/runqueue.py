@@ -20,7 +20,7 @@ SPEC = Spec(
 )
 
 BUCKETS = 32
-_WAITS = struct.Struct(f"=QQQ{BUCKETS}I")
+_WAITS = struct.Struct(f"=QQ{BUCKETS}I")
 _AHEAD = struct.Struct("=II")
 _BEHIND = struct.Struct("=QQQ16s")
 
@@ -48,17 +48,18 @@ class Ahead(Struct, frozen=True, kw_only=True):
 def waits(object: Object, slot: int) -> Waits:
     """The waits of the container in that slot, on all CPUs."""
     rows = [_WAITS.unpack(raw) for raw in object.map("waits").per_cpu(struct.pack("=I", slot))]
+    buckets = tuple(sum(column) for column in zip(*(row[2:] for row in rows), strict=True))
     return Waits(
-        count=sum(row[0] for row in rows),
-        sum_ns=sum(row[1] for row in rows),
-        longest_ns=max(row[2] for row in rows),
-        buckets=tuple(sum(column) for column in zip(*(row[3:] for row in rows), strict=True)),
+        count=sum(buckets),
+        sum_ns=sum(row[0] for row in rows),
+        longest_ns=max(row[1] for row in rows),
+        buckets=buckets,
     )
 
 
 def runs(object: Object) -> int:
     """How often the program ran, by its own count."""
-    return counted(object, "runs")
+    return counted(object, "remembered")
 
 
 def ahead(object: Object, slot: int) -> Iterator[Ahead]:

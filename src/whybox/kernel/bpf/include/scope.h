@@ -53,9 +53,21 @@ struct {
 #define MOST_REMEMBERED 64
 #define MOST_SLOTS 4096
 
+struct memory {
+	u64 runs; /* counted here where every ns counts: it saves a map */
+	u64 word[MOST_REMEMBERED];
+};
+
 struct {
-	PERCPU_ARRAY_OF(u64, MOST_REMEMBERED);
+	PERCPU_ARRAY_OF(struct memory, 1);
 } remembered SEC(".maps");
+
+INLINE struct memory *memory_of_groups(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&remembered, &zero);
+}
 
 INLINE struct scope_rules *scope_rules(void)
 {
@@ -160,16 +172,17 @@ INLINE u64 memory_key(struct scope_rules *all, u64 serial)
 
 INLINE u32 slot_by_memory(struct scope_rules *all, struct css_set *set)
 {
-	u64 serial, key = 0, word, *known = NULL;
-	u32 at, slot;
+	struct memory *memory = memory_of_groups();
+	u64 serial, key = 0, word;
+	volatile u64 *known = NULL;
+	u32 slot;
 
-	if (all->one_tree) {
+	if (all->one_tree && memory) {
 		serial = READ((struct cgroup_subsys_state *)css_in((u64)set, all->rule[0].tree),
 			      serial_nr);
 		key = memory_key(all, serial);
-		at = serial & (MOST_REMEMBERED - 1);
-		known = bpf_map_lookup_elem(&remembered, &at);
-		word = known ? *known : 0;
+		known = &memory->word[serial & (MOST_REMEMBERED - 1)];
+		word = *known;
 		if ((word & ~0xfffULL) == key)
 			return word & 0xfff;
 	}
@@ -226,19 +239,16 @@ INLINE u64 serial_in(struct css_set *set, u32 tree)
 	return set->dfl_cgrp->self.serial_nr;
 }
 
-INLINE u32 slot_of_typed(struct task_struct *task)
+INLINE u32 slot_of_typed(struct task_struct *task, struct memory *memory)
 {
 	struct scope_rules *all = scope_rules();
 	struct css_set *set = task->cgroups;
-	u64 serial, *known, word;
-	u32 at;
+	u64 serial, word;
 
 	if (!all || !all->one_tree || all->everybody)
 		return slot_of(task);
 	serial = serial_in(set, all->rule[0].tree);
-	at = serial & (MOST_REMEMBERED - 1);
-	known = bpf_map_lookup_elem(&remembered, &at);
-	word = known ? *known : 0;
+	word = *(volatile u64 *)&memory->word[serial & (MOST_REMEMBERED - 1)];
 	/* Who is in nobody's group may be in somebody's namespace. */
 	if ((word & ~0xfffULL) != memory_key(all, serial) ||
 	    (!(word & 0xfff) && all->kinds & (1 << SCOPE_PIDNS | 1 << SCOPE_PROCESS)))
