@@ -5,7 +5,7 @@ what is printed is what was proved. A new kind of change is a class here, a line
 that can say it, and a line in the box.
 """
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -80,6 +80,16 @@ class PidsLimit(Struct, frozen=True, tag=True):
     """May have this many tasks; ``None``: no limit."""
 
     limit: int | None
+    cgroup: str | None = None
+
+
+class IoLimit(Struct, frozen=True, tag=True):
+    """May have this much of one disk in a second; ``None``: no limit."""
+
+    device: str
+    """Major and minor number of the whole disk: ``8:0``."""
+    what: Literal["read bytes", "write bytes", "read IOs", "write IOs"]
+    value: int | None
     cgroup: str | None = None
 
 
@@ -206,6 +216,7 @@ Change: TypeAlias = (
     | HostSysctl
     | HugepageLimit
     | InProgram
+    | IoLimit
     | IpForward
     | JoinBridge
     | LinkUp

@@ -14,6 +14,7 @@ from whybox.change import (
     CpuSet,
     CpuWeight,
     HugepageLimit,
+    IoLimit,
     MemoryHigh,
     PidsLimit,
     SwapLimit,
@@ -27,6 +28,7 @@ Setting: TypeAlias = (
     | CpuSet
     | CpuWeight
     | HugepageLimit
+    | IoLimit
     | MemoryHigh
     | PidsLimit
     | SwapLimit
@@ -88,10 +90,26 @@ def _rule(change: Setting) -> _Rule:
             return "cpu", "cpu.shares", "cpu.weight", lambda v: str(_weight(shares, v))
         case CpuSet(cpus=cpus):
             return "cpuset", "cpuset.cpus", "cpuset.cpus", _always(cpus)
+        case IoLimit():
+            return _rule_of_io(change)
         case PidsLimit(limit=limit):
             return "pids", "pids.max", "pids.max", _always("max" if limit is None else limit)
         case _:
             return _rule_of_memory(change)
+
+
+def _rule_of_io(change: IoLimit) -> _Rule:
+    """v1 takes 0 for no limit (admin-guide/cgroup-v1/blkio-controller.rst), v2 ``max``."""
+    way, unit = change.what.split()
+    name = f"blkio.throttle.{way}_{'bps' if unit == 'bytes' else 'iops'}_device"
+    key = f"{way[0]}{'bps' if unit == 'bytes' else 'iops'}"
+
+    def said(version: int) -> str:
+        if version == 1:
+            return f"{change.device} {change.value or 0}"
+        return f"{change.device} {key}={'max' if change.value is None else change.value}"
+
+    return "blkio", name, "io.max", said
 
 
 def _rule_of_memory(

@@ -28,6 +28,7 @@ SAMPLES: dict[type, Change] = {
         change.HugepageLimit(8 << 20, 2 << 20),
         change.CpuWeight(2048),
         change.CpuSet("0-3"),
+        change.IoLimit("8:0", "write bytes", None),
         change.PidsLimit(500),
         change.OpenFiles(4096),
         change.ShmSize(256 << 20),
@@ -64,7 +65,13 @@ WRITES_FILES = ("cgroup", "whybox", "lxc")
 CHANGES = tuple(SAMPLES.values())
 #: What only a file can say that this tree does not have: another version's, or a controller's.
 NO_FILE = {
-    V1: (change.MemoryHigh, change.HugepageLimit, change.CpuSet, change.Unpause),
+    V1: (
+        change.MemoryHigh,
+        change.HugepageLimit,
+        change.IoLimit,
+        change.CpuSet,
+        change.Unpause,
+    ),
     V2: (change.Swappiness,),
 }
 
@@ -160,6 +167,10 @@ def test_every_runtime_says_every_change_in_lines_that_a_shell_can_read(
         ),
         (change.CpuWeight(2048), "docker update --cpu-shares 2048 4f1caaaaaaaa"),
         (change.CpuSet("0-3"), "docker update --cpuset-cpus 0-3 4f1caaaaaaaa"),
+        (
+            change.IoLimit("8:0", "write bytes", None),
+            "echo '8:0 wbps=max' > /sys/fs/cgroup/docker/ID/io.max",
+        ),
         (change.PidsLimit(500), "docker update --pids-limit 500 4f1caaaaaaaa"),
         (change.PidsLimit(None), "docker update --pids-limit -1 4f1caaaaaaaa"),
         (change.OpenFiles(9), "docker run --ulimit nofile=9:9 … --name web nginx:1"),

@@ -4,9 +4,11 @@ import struct
 
 import pytest
 
+from whybox.kernel import blockio
+from whybox.kernel.blockio import Limit
 from whybox.kernel.host import Host
 from whybox.kernel.sensors import disk as sensor
-from whybox.kernel.sensors.disk import LATENCIES, SIZES, Limit, Totals
+from whybox.kernel.sensors.disk import LATENCIES, SIZES, Totals
 from whybox.trace.disk import Io, Kind, answered, counted, where
 from whybox.trace.question import Answered, Happened
 from whybox.views.trace import disk as view
@@ -116,10 +118,10 @@ def test_counts_alone_make_an_answer_without_times() -> None:
 
 
 def test_files_with_nonsense_are_read_as_nothing() -> None:
-    assert list(sensor.io_max("f", "x y\n8:0\n8:0 rbps=max wbps=-1 nonsense=5\n")) == []
-    assert list(sensor.service("8:0 Write many\nTotal 5\n", "")) == []
-    assert list(sensor.diskstats("8 0 sda\n\nx y z 1 1 1 1 1 1 1 1\n")) == []
-    assert list(sensor.io_stat("8:0 rbytes=x\n")) == []
+    assert list(blockio.io_max("f", "x y\n8:0\n8:0 rbps=max wbps=-1 nonsense=5\n")) == []
+    assert list(blockio.service("8:0 Write many\nTotal 5\n", "")) == []
+    assert list(blockio.diskstats("8 0 sda\n\nx y z 1 1 1 1 1 1 1 1\n")) == []
+    assert list(blockio.io_stat("8:0 rbytes=x\n")) == []
 
 
 def test_the_answer_says_what_it_waited_for() -> None:

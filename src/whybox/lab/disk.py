@@ -67,6 +67,12 @@ class Disk:
         _run("mount", "-o", "loop", image, self.mountpoint)
         os.chmod(self.mountpoint, 0o1777)
 
+    @property
+    def device(self) -> str:
+        """Its major and minor number, as limits name it."""
+        number = os.stat(self.mountpoint).st_dev
+        return f"{os.major(number)}:{os.minor(number)}"
+
     def freeze(self) -> None:
         """Whoever writes to it waits, as while a snapshot is taken."""
         freeze(self.mountpoint)

@@ -21,6 +21,7 @@ from whybox.change import (
     CpuSet,
     CpuWeight,
     HugepageLimit,
+    IoLimit,
     MemoryHigh,
     MemoryLimit,
     PidsLimit,
@@ -140,6 +141,7 @@ class Groups:
                 | MemoryHigh()
                 | Swappiness()
                 | HugepageLimit()
+                | IoLimit()
             ):
                 self._set(path, change)
             case _:

@@ -14,6 +14,7 @@ from whybox.change import (
     CpuSet,
     CpuWeight,
     HugepageLimit,
+    IoLimit,
     MemoryHigh,
     MemoryLimit,
     PidsLimit,
@@ -42,6 +43,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     swappiness: int | None = None
     """v1 alone has one for a group."""
     huge: HugepageLimit | None = None
+    io: tuple[IoLimit, ...] = ()
+    """What it may have of a disk in a second."""
 
     @property
     def controllers(self) -> frozenset[str]:
@@ -73,6 +76,8 @@ def _changed(limits: Limits, change: Change) -> Limits:
             return structs.replace(limits, cpus=cpus)
         case PidsLimit(limit=limit):
             return structs.replace(limits, pids=limit)
+        case IoLimit():
+            return structs.replace(limits, io=(*limits.io, change))
         case _:
             return _changed_memory(limits, change)
 
@@ -109,6 +114,7 @@ def each(limits: Limits) -> Iterator[settings.Setting]:
         yield Swappiness(limits.swappiness)
     if limits.huge is not None:
         yield limits.huge
+    yield from limits.io
 
 
 def allow_files(pids: Iterable[int], limit: int) -> bool:

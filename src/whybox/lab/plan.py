@@ -8,6 +8,7 @@ from msgspec import structs
 from whybox.change import (
     Change,
     HugepageLimit,
+    IoLimit,
     OpenFiles,
     RunAsUser,
     ShmSize,
@@ -90,6 +91,11 @@ class Plan:
         """How much it may hold in huge pages; ``parent`` limits a group around it."""
         self._own = structs.replace(self._own, huge=own)
         self._parent = structs.replace(self._parent, huge=parent)
+
+    def io(self, *limits: IoLimit, parent: IoLimit | None = None) -> None:
+        """What it may have of a disk in a second; ``parent`` limits a group around it."""
+        self._own = structs.replace(self._own, io=limits)
+        self._parent = structs.replace(self._parent, io=() if parent is None else (parent,))
 
     def pids(self, *, limit: int | None = None, parent_limit: int | None = None) -> None:
         """How many tasks it may have; ``parent_limit`` limits a group around it."""

@@ -15,6 +15,7 @@ from whybox.change import (
     HostSysctl,
     HugepageLimit,
     InProgram,
+    IoLimit,
     IpForward,
     JoinBridge,
     LinkUp,
@@ -61,6 +62,7 @@ def commands(target: Target, change: Change, host: Host) -> tuple[str, ...]:
             | SwapLimit(cgroup=str())
             | HugepageLimit(cgroup=str())
             | CpuWeight(cgroup=str())
+            | IoLimit(cgroup=str())
             | CpuSet(cgroup=str())
             | PidsLimit(cgroup=str())
         ):

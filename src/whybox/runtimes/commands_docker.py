@@ -9,6 +9,7 @@ from whybox.change import (
     CpuSet,
     CpuWeight,
     HugepageLimit,
+    IoLimit,
     MemoryHigh,
     MemoryLimit,
     OpenFiles,
@@ -41,6 +42,8 @@ def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
     match change:
         case CpuQuota(cores=None) | CpuBurst() | MemoryHigh() | Swappiness() | HugepageLimit():
             # There is no option for these in `update`, and --cpus 0 means: leave it as it is.
+            return commands_kernel.limit(target, change, host)
+        case IoLimit():
             return commands_kernel.limit(target, change, host)
         case CpuQuota() | CpuWeight() | CpuSet() | PidsLimit():
             return (line(target.runtime, "update", *_option(change), target.short_id),)

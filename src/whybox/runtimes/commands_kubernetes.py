@@ -14,6 +14,7 @@ from whybox.change import (
     CpuSet,
     CpuWeight,
     HugepageLimit,
+    IoLimit,
     MemoryHigh,
     MemoryLimit,
     OpenFiles,
@@ -46,7 +47,7 @@ def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
     match change:
         case CpuBurst() | CpuSet() | MemoryHigh() | PidsLimit() | SwapLimit():
             return commands_kernel.limit(target, change, host)
-        case Swappiness() | Unpause():
+        case IoLimit() | Swappiness() | Unpause():
             return commands_kernel.limit(target, change, host)
         case OpenFiles():
             return commands_kernel.open_files(target, change)

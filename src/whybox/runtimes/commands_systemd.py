@@ -9,6 +9,7 @@ from whybox.change import (
     CpuSet,
     CpuWeight,
     HugepageLimit,
+    IoLimit,
     MemoryHigh,
     MemoryLimit,
     OpenFiles,
@@ -40,6 +41,8 @@ def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
             return _property(target, _limit(change))
         case MemoryHigh() | SwapLimit() | PidsLimit():
             return _property(target, _limit(change))
+        case IoLimit():
+            return _property(target, _io(change))
         case Unpause():
             return (line("systemctl", "thaw", unit(target)),)
         case Sysctl():
@@ -72,6 +75,14 @@ def _limit(
             return f"TasksMax={'infinity' if limit is None else limit}"
         case _:
             assert_never(change)
+
+
+def _io(change: IoLimit) -> str:
+    """Such as ``IOWriteBandwidthMax=/dev/block/8:0 infinity``."""
+    way, unit = change.what.split()
+    kind = "Bandwidth" if unit == "bytes" else "IOPS"
+    value = "infinity" if change.value is None else change.value
+    return f"IO{way.capitalize()}{kind}Max=/dev/block/{change.device} {value}"
 
 
 def _service(change: RunAsUser | WithUserNamespace | OpenFiles | StopTimeout) -> str:

@@ -6,10 +6,12 @@ from contextlib import ExitStack, contextmanager
 
 from msgspec import Struct
 
+from whybox.kernel import blockio
+from whybox.kernel.blockio import Done, Limit
 from whybox.kernel.bpf.objects import Cost, Object, Refused, loaded
 from whybox.kernel.host import Host
 from whybox.kernel.sensors import disk as sensor
-from whybox.kernel.sensors.disk import Done, Limit, SlowIo, Totals
+from whybox.kernel.sensors.disk import SlowIo, Totals
 from whybox.kernel.target import Target
 from whybox.trace.question import Options, Question, Session
 from whybox.trace.session import ObjectSession
@@ -130,7 +132,7 @@ def _device(
     return Device(
         major=at[0],
         minor=at[1],
-        name=sensor.device_name(host, at),
+        name=blockio.device_name(host, at),
         kinds=told,
         device_buckets=_summed(one.device_buckets for one in kinds),
         wait_buckets=_summed(one.wait_buckets for one in kinds),
@@ -185,7 +187,7 @@ class _Session(ObjectSession):
     def __init__(self, host: Host, target: Target, object: Object) -> None:
         super().__init__(host, target, object, tuple(_gaps(host, target, object)))
         self._ring = object.ring()
-        self._limits = sensor.limits(host, target)
+        self._limits = blockio.limits(host, target)
         sensor.watch_group(host, object, target, self.slot)
 
     def events(self) -> Sequence[Struct]:
@@ -198,10 +200,10 @@ class _Session(ObjectSession):
     def adopt(self, target: Target) -> None:
         super().adopt(target)
         sensor.watch_group(self.host, self.object, target, self.slot)
-        self._limits = sensor.limits(self.host, target)
+        self._limits = blockio.limits(self.host, target)
 
     def _told(self, one: SlowIo) -> Io:
-        name = sensor.device_name(self.host, one.device)
+        name = blockio.device_name(self.host, one.device)
         return Io(
             at_ns=one.at_ns,
             device=name or f"{one.device[0]}:{one.device[1]}",
@@ -219,7 +221,7 @@ class _Session(ObjectSession):
 
 
 def _gaps(host: Host, target: Target, object: Object) -> Iterator[str]:
-    group = sensor.io_group(host, target)
+    group = blockio.io_group(host, target)
     if group is None:
         yield (
             "it has no block-IO group of its own: what threads of the kernel write back for it "
@@ -243,8 +245,8 @@ class _Sums:
 
     def __init__(self, host: Host, target: Target, reason: str) -> None:
         self._host, self._target = host, target
-        self._mine = _by_kind(sensor.done_by(host, target))
-        self._all = _by_kind(sensor.done_on(host))
+        self._mine = _by_kind(blockio.done_by(host, target))
+        self._all = _by_kind(blockio.done_on(host))
         self._earlier: dict[tuple[tuple[int, int], str], tuple[int, int]] = {}
         self.attached: Sequence[str] = ("/proc/diskstats", "io.stat or blkio.throttle.*")
         self.notes: Sequence[str] = (f"{reason}; instead: {sensor.SPEC.falls_back}",)
@@ -254,9 +256,9 @@ class _Sums:
 
     def answer(self) -> Answer:
         self._host.next_moment()
-        mine = _plus(self._earlier, _since(self._mine, sensor.done_by(self._host, self._target)))
-        every = _since(self._all, sensor.done_on(self._host))
-        limits = sensor.limits(self._host, self._target)
+        mine = _plus(self._earlier, _since(self._mine, blockio.done_by(self._host, self._target)))
+        every = _since(self._all, blockio.done_on(self._host))
+        limits = blockio.limits(self._host, self._target)
         return counted(self._host, mine, every, limits)
 
     def lost(self) -> int:
@@ -266,7 +268,7 @@ class _Sums:
         return None
 
     def adopt(self, target: Target) -> None:
-        done = _since(self._mine, sensor.done_by(self._host, self._target))
+        done = _since(self._mine, blockio.done_by(self._host, self._target))
         self._earlier = _plus(self._earlier, done)
         self._target = target
         self._mine = {}
@@ -326,7 +328,7 @@ def _counted(
     return Device(
         major=at[0],
         minor=at[1],
-        name=sensor.device_name(host, at),
+        name=blockio.device_name(host, at),
         kinds=tuple(kinds),
         device_buckets=(),
         wait_buckets=(),

@@ -1,0 +1,65 @@
+"""Programs that read and write files in one known way, for labs of disks."""
+
+import mmap
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from whybox.lab.process import Program
+
+_BLOCK = 4096
+
+
+def _end_on_term() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+
+def _for_ever(
+    path: str, flags: int, bytes: int, step: Callable[[int, mmap.mmap, int], int]
+) -> None:
+    """Call ``step`` with the open file, a block and a place, which goes round and round."""
+    _end_on_term()
+    file = os.open(path, flags, 0o600)
+    block = mmap.mmap(-1, max(bytes, _BLOCK))  # O_DIRECT wants memory that is aligned
+    block.write(b"x" * bytes)
+    at, most = 0, 64 * bytes
+    while True:
+        step(file, block, at)
+        at = (at + bytes) % most
+
+
+def writing(
+    path: str, bytes: int, *, every_s: float = 0.0, direct: bool = True, sync: bool = False
+) -> Program:
+    """Writes that many bytes again and again: past the page cache or not, with an fsync or not."""
+
+    def step(file: int, block: mmap.mmap, at: int) -> int:
+        wrote = os.pwrite(file, memoryview(block)[:bytes], at)
+        if sync:
+            os.fsync(file)
+        time.sleep(every_s)
+        return wrote
+
+    def writing() -> None:
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_DIRECT if direct else 0)
+        _for_ever(path, flags, bytes, step)
+
+    return writing
+
+
+def reading(path: str, bytes: int, *, every_s: float = 0.0) -> Program:
+    """Reads that many bytes of a file of its own again and again, past the page cache."""
+
+    def step(file: int, block: mmap.mmap, at: int) -> int:
+        got = os.preadv(file, [memoryview(block)[:bytes]], at)
+        time.sleep(every_s)
+        return got
+
+    def reading() -> None:
+        with open(path, "wb") as file:
+            file.write(b"x" * 64 * bytes)
+            os.fsync(file.fileno())
+        _for_ever(path, os.O_RDONLY | os.O_DIRECT, bytes, step)
+
+    return reading
