@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from whybox.lab.process import Program
 
@@ -63,3 +64,48 @@ def reading(path: str, bytes: int, *, every_s: float = 0.0) -> Program:
         _for_ever(path, os.O_RDONLY | os.O_DIRECT, bytes, step)
 
     return reading
+
+
+def appending(path: str, bytes: int, *, most: int) -> Program:
+    """Writes that many bytes at the end of a file through the page cache, and begins anew."""
+
+    def appending() -> None:
+        _end_on_term()
+        block = b"x" * bytes
+        while True:
+            with open(path, "wb", buffering=0) as file:
+                for _ in range(most // bytes):
+                    file.write(block)
+
+    return appending
+
+
+def syncing(path: str) -> Program:
+    """Syncs what others write to a file, again and again."""
+
+    def syncing() -> None:
+        _end_on_term()
+        while True:
+            with suppress(OSError), open(path, "rb") as file:
+                os.fsync(file.fileno())
+            time.sleep(0.01)
+
+    return syncing
+
+
+def reading_through(path: str, bytes: int) -> Program:
+    """Writes a file out, and reads it through once a second."""
+
+    def reading_through() -> None:
+        _end_on_term()
+        with open(path, "wb") as file:
+            for _ in range(bytes >> 20):
+                file.write(b"x" * (1 << 20))
+                os.fdatasync(file.fileno())
+        while True:
+            with open(path, "rb") as file:
+                while file.read(1 << 20):
+                    pass
+            time.sleep(1)
+
+    return reading_through

@@ -255,7 +255,7 @@ def _spin() -> None:
         pass
 
 
-def _child(body: Callable[[], None]) -> int:
+def _child(body: Callable[[], object]) -> int:
     """A child with no handlers that runs ``body``; its parent learns its pid."""
     pid = os.fork()
     if pid:
@@ -295,6 +295,15 @@ def _end_on_term(children: Sequence[int] = ()) -> None:
 
 def _wait_for_term() -> None:
     _parent_of([])
+
+
+def together(*bodies: Callable[[], object]) -> Program:
+    """All of them at once, each in a child of its own."""
+
+    def program() -> None:
+        _parent_of([_child(body) for body in bodies])
+
+    return program
 
 
 def _parent_of(children: Sequence[int]) -> None:

@@ -1,20 +1,20 @@
-"""Writes of 64 KiB to a disk of its own, of which it may have 4 MiB a second."""
+"""Writes of 64 KiB to a disk of its own, of which it may have 1 MiB a second."""
 
 import time
 
 from whybox.change import IoLimit
 from whybox.kernel import cgroup
 from whybox.kernel.host import Host
-from whybox.lab import disk, files, workload
+from whybox.lab import disk, files
 from whybox.lab.box import Box
 from whybox.lab.disk import Disk
 from whybox.lab.lab import Lab
 from whybox.model import Finding
 
 MIB = 1 << 20
-LIMIT = 4 * MIB
+LIMIT = MIB
 STEP = 64 << 10
-IOS = 50
+IOS = 20
 
 
 def v2() -> bool:
@@ -33,7 +33,7 @@ def limited(box: Box, value: int = LIMIT) -> Disk:
 def healthy(box: Box) -> None:
     """The same writes, a tenth as many as it may."""
     limited(box)
-    box.start(files.writing("/data/f", STEP, every_s=0.15))
+    box.start(files.writing("/data/f", STEP, every_s=0.6))
 
 
 def reproduce(box: Box) -> None:
@@ -89,15 +89,8 @@ def buffered(box: Box) -> None:
     box.start(files.writing("/data/f", STEP, direct=False, every_s=0.005))
 
 
-def throttled(box: Box) -> None:
-    """Slow for want of CPU."""
-    limited(box)
-    box.cpu(cores=0.2)
-    box.start(workload.burn(2))
-
-
 def numbers(finding: Finding) -> str | None:
-    """4 MiB a second, or 50 writes."""
+    """1 MiB a second, or 20 writes."""
     summary = finding.summary
     if f"of {IOS} IOs/s" in summary or f"of {LIMIT / MIB:.1f} MiB/s" in summary:
         return None
@@ -117,7 +110,6 @@ LAB = Lab(
         "close to its limit": near,
         "waiting for its disk, far from its limit": waiting,
         "buffered writes that nobody waits for": buffered,
-        "slow for want of CPU": throttled,
         **({} if v2() else {"a parent's limit, which v1 does not hand down": parent}),
     },
     numbers=numbers,
