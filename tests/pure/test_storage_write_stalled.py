@@ -134,7 +134,7 @@ def test_reclaim_names_the_limit_and_what_is_dirty_and_its_cure_is_the_programs(
         (slow(400, cpu=390),),
         (slow(400, lock=390),),
         (slow(400),),
-        (slow(60, kind="sync", device=60),) * 3,
+        (slow(100, kind="sync", device=100),) * 5,
     ],
     ids=["none", "few", "short", "want of CPU", "a lock", "running", "synced, and few"],
 )

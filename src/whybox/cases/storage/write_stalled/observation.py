@@ -10,8 +10,9 @@ from whybox.kernel.diskwaits import NOT_WATCHED, Waits
 from whybox.kernel.slowwrites import Slow, Writes
 
 BUFFERED = "buffered write"
-#: All slow writes together, as a share of the window; or one of them alone.
-LEAST_SHARE, VERY_LONG_NS = 0.1, 1_000_000_000
+#: All slow writes together, as a share of the window; or one of them alone. Who syncs all the time
+#: meets a slow moment of the disk for certain: it must last longer.
+LEAST_SHARE, LEAST_SYNCED_SHARE, VERY_LONG_NS = 0.1, 0.3, 1_000_000_000
 #: A buffered write this slow is felt.
 BUFFERED_NS = 20_000_000
 #: One that waits for the disk by its own wish is slow by comparison: longer than the first of these
@@ -86,7 +87,9 @@ class Observation(Struct, frozen=True, kw_only=True):
         """Whether slow writes lasted long: all together, or one of them."""
         total = sum(one.took_ns for one in slow)
         longest = max((one.took_ns for one in slow), default=0)
-        return total >= LEAST_SHARE * self.elapsed_ns or longest >= VERY_LONG_NS
+        buffered = any(one.kind == BUFFERED for one in slow)
+        least = LEAST_SHARE if buffered else LEAST_SYNCED_SHARE
+        return total >= least * self.elapsed_ns or longest >= VERY_LONG_NS
 
     def held(self) -> Held | None:
         """The limit that held its writes longest, if one did."""
