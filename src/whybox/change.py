@@ -117,6 +117,8 @@ class Sysctl(Struct, frozen=True, tag=True):
 
     key: str
     value: str
+    at_start: bool = False
+    """What was made before keeps the old value: it must be there when the program starts."""
 
 
 class Unpause(Struct, frozen=True, tag=True):

@@ -54,10 +54,8 @@ class Path:
     """One container's way out, to be looked along again and again."""
 
     def __init__(self, host: Host, target: Target, ports: Iterable[int]) -> None:
-        # From inside, PID 1 may be another user's, whose /proc/1/ns is closed.
-        pid = "self" if target.runtime == "self" or target.init is None else target.init.pid
         self._host = host
-        self._place = f"/proc/{pid}/ns/net"
+        self._place = place(target)
         self._ports = frozenset(ports)
         self._known: dict[int, tuple[str, int]] = {}
 
@@ -121,6 +119,13 @@ class Path:
                 return next((path for path in places if _number(sock, path) == number), None)
 
         return call_in(self._place, search)
+
+
+def place(target: Target) -> str:
+    """What names its network namespace."""
+    # From inside, PID 1 may be another user's, whose /proc/1/ns is closed.
+    pid = "self" if target.runtime == "self" or target.init is None else target.init.pid
+    return f"/proc/{pid}/ns/net"
 
 
 def _send(way: Way) -> None:

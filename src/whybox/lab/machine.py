@@ -15,7 +15,7 @@ def apply(change: Change, pid: int, closing: ExitStack) -> bool:
             thaw(path)
         case HostSysctl():
             set_sysctl(change, closing)
-        case Sysctl():
+        case Sysctl(at_start=False):
             set_own(change, pid)
         case _:
             return False

@@ -53,7 +53,7 @@ def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
             return (_swap(target, change.bytes, host),)
         case Unpause():
             return (line(target.runtime, "unpause", target.short_id),)
-        case Sysctl() if target.alive:
+        case Sysctl(at_start=False) if target.alive:
             return commands_kernel.sysctl(target, change)
         case _:
             return (_made_anew(target, change),)
