@@ -6,7 +6,8 @@ from msgspec import structs
 
 from whybox.cases.network.listen_overflow.probe import Observation, judge
 from whybox.change import HostSysctl, InProgram, Sysctl, Unpause
-from whybox.kernel.acceptqueue import Counts, Look, Owner, Owners, Queue
+from whybox.kernel.acceptqueue import Counts, Look, Queue
+from whybox.kernel.socketowner import Owner, Owners
 from whybox.model import Certainty, Finding, Severity, Verdict
 
 QUIET = Counts(overflows=7, drops=9, cookies=0, refused=0, opened=100)

@@ -8,22 +8,19 @@ listener, for whatever reason (net/ipv4/tcp_input.c ``tcp_conn_request()``, tcp_
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from msgspec import Struct, structs
 
-from whybox.kernel import freezer, netlink, task
+from whybox.kernel import netlink
 from whybox.kernel.host import Host, ParseError
 from whybox.kernel.netns import call_in
 from whybox.kernel.netpath import counters, place
-from whybox.kernel.target import Target, processes
+from whybox.kernel.target import Target
 from whybox.kernel.tcpdetail import Detailed, detailed, unclaimed
 
 #: So many full queues are looked into, and an answer of so many bytes is taken.
 MOST_FULL, MOST_BYTES = 8, 8 << 20
-#: So many descriptors are read to find out whose a socket is.
-MOST_LINKS = 20_000
 
 #: So much of the room is as good as all of it.
 NEARLY = 0.9
@@ -84,26 +81,6 @@ class Look(Struct, frozen=True, kw_only=True):
     somaxconn: int | None
     resets: bool | None
     """``tcp_abort_on_overflow``: who finds the queue full is told so."""
-
-
-class Owner(Struct, frozen=True, kw_only=True):
-    """A process that has a listener open."""
-
-    pid: int
-    comm: str
-    stopped: bool
-    """By SIGSTOP or a debugger."""
-
-
-class Owners(Struct, frozen=True, kw_only=True):
-    """Whose listeners are."""
-
-    of: Mapping[int, Owner]
-    """By the inode of the socket: those of the container's processes."""
-    complete: bool
-    """Every descriptor of the container was seen, so that what is not in it is another's."""
-    frozen: bool | None
-    """The container is paused."""
 
 
 def look(host: Host, target: Target) -> Look:
@@ -167,34 +144,4 @@ def _number(name: str) -> int | None:
     # Opened by a thread that is in the namespace, /proc/sys/net is that namespace's.
     with suppress(OSError, ValueError), open(f"/proc/sys/{name}", encoding="ascii") as file:
         return int(file.read(64))
-    return None
-
-
-def owners(host: Host, target: Target, inodes: Iterable[int]) -> Owners:
-    """Which of the container's processes have these sockets open."""
-    wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    found: dict[int, Owner] = {}
-    complete, left = True, MOST_LINKS
-    for pid in processes(host, target) if wanted else ():
-        if len(found) == len(wanted):
-            break
-        try:
-            names = host.names(f"/proc/{pid}/fd")
-        except OSError:
-            complete = False  # another user's, or gone
-            continue
-        complete &= len(names) <= left
-        for name in names[: max(left, 0)]:
-            with suppress(OSError):  # closed meanwhile
-                inode = wanted.get(host.link(f"/proc/{pid}/fd/{name}"))
-                if inode is not None and (owner := _owner(host, pid)) is not None:
-                    found.setdefault(inode, owner)
-        left -= len(names)
-    return Owners(of=found, complete=complete, frozen=freezer.frozen(host, target))
-
-
-def _owner(host: Host, pid: int) -> Owner | None:
-    with suppress(OSError):
-        said = task.stat(host, pid)
-        return Owner(pid=pid, comm=said.comm, stopped=said.state in "Tt")
     return None

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from whybox.kernel.acceptqueue import Counts, Look, Owner, Owners, Queue
+from whybox.kernel.acceptqueue import Counts, Look, Queue
+from whybox.kernel.socketowner import Owner, Owners
 
 
 class Queues(Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ _NUMBERS = {name: number for number, name in TCP_STATES.items()}
 _REQUEST = struct.Struct("=BBBxI48x")
 _MESSAGE_BYTES = 72
 _ENDS = slice(4, 44)  # both ports, both addresses
+_SEND_QUEUE = slice(60, 64)
 _INODE = struct.Struct("=68xI")
 _OP = struct.Struct("=BBH")
 #: rmem_alloc, rcvbuf, wmem_alloc, sndbuf, fwd_alloc, wmem_queued, optmem, backlog, drops
@@ -52,11 +53,15 @@ class Detailed(Struct, frozen=True, kw_only=True):
 
 
 def detailed(
-    sock: netlink.Socket, states: tuple[str, ...], *, info: bool = False
+    sock: netlink.Socket, states: tuple[str, ...], *, info: bool = False, queued: bool = False
 ) -> Iterator[Detailed]:
-    """The TCP sockets of the namespace that are in one of ``states``."""
+    """The TCP sockets of the namespace that are in one of ``states``; with ``queued`` those alone
+    whose send queue is not empty.
+    """
     wanted = 1 << (INET_DIAG_SKMEMINFO - 1) | (1 << (INET_DIAG_INFO - 1) if info else 0)
     for message in _dump(sock, states, wanted):
+        if queued and not any(message.payload[_SEND_QUEUE]):
+            continue  # most are idle, and to understand each takes time
         parsed = parse_tcp_socket(message.payload)
         if parsed is None:
             continue

@@ -117,11 +117,15 @@ def _half_open(place: str, source: str, to: tuple[str, int], count: int) -> None
 
 
 def _syn(source: str, destination: str, from_port: int, to_port: int) -> bytes:
-    ends = socket.inet_aton(source), socket.inet_aton(destination)
     tcp = struct.pack("!HHIIBBHHH", from_port, to_port, 1, 0, 5 << 4, 2, 8192, 0, 0)
+    return with_ip(source, destination, tcp)
+
+
+def with_ip(source: str, destination: str, tcp: bytes) -> bytes:
+    """A TCP segment with its checksum and an IP header, whose own the kernel makes (raw(7))."""
+    ends = socket.inet_aton(source), socket.inet_aton(destination)
     pseudo = struct.pack("!4s4sBBH", *ends, 0, socket.IPPROTO_TCP, len(tcp))
     tcp = tcp[:16] + struct.pack("!H", _checksum(pseudo + tcp)) + tcp[18:]
-    # The kernel fills in the length and the checksum of the IP header (raw(7)).
     return struct.pack("!BBHHHBBH4s4s", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_TCP, 0, *ends) + tcp
 
 

@@ -1,4 +1,4 @@
-"""A server that asks for a queue of 1024 and gets one of 8, and 40 clients that come at once."""
+"""A server that asks for a queue of 1024 and gets one of 8, and 24 clients that come at once."""
 
 import os
 import signal
@@ -16,11 +16,11 @@ from whybox.lab.process import Program
 from whybox.model import Finding
 
 PORT = 8080
-ROOM, BURST = 8, 40
+ROOM, BURST = 8, 24
 #: Longer than between two clients of a burst, on the slowest machine; short against the time
 #: between two bursts.
 TAKES_SECONDS = 0.005
-EVERY_SECONDS = 0.5
+EVERY_SECONDS = 1.0
 PATIENCE_SECONDS = 10.0
 
 
@@ -141,7 +141,7 @@ def after_overflow(scenario: Scenario) -> Scenario:
 
 
 reproduce = after_first(knocked(wired(taking(), net__core__somaxconn=ROOM)))
-never = after_overflow(knocked(wired(workload.listen(port=PORT, backlog=ROOM)), 2, 0.1))
+never = after_overflow(knocked(wired(workload.listen(port=PORT, backlog=ROOM)), 2, 0.3))
 healthy = after_first(knocked(wired(taking(), net__core__somaxconn=128)))
 
 
@@ -152,7 +152,7 @@ def stopped(box: Box) -> None:
     server = box.run(taking(backlog=ROOM))
     until(lambda: bool(listeners(box)))
     os.kill(server, signal.SIGSTOP)
-    knocked(lambda _: None, 2, 0.1)(box)
+    knocked(lambda _: None, 2, 0.3)(box)
     until(lambda: overflowed(box))
 
 
@@ -160,7 +160,7 @@ def paused(box: Box) -> None:
     """The whole of it is frozen, as by ``docker pause``."""
     wired(taking(backlog=ROOM))(box)
     box.pause()
-    knocked(lambda _: None, 2, 0.1)(box)
+    knocked(lambda _: None, 2, 0.3)(box)
     until(lambda: overflowed(box))
 
 
@@ -200,7 +200,7 @@ def in_the_past(box: Box) -> None:
 def no_way_back(box: Box) -> None:
     """Requests come from the remote machine, and the box has no route to answer by."""
     wired(workload.serve(port=PORT), Network(routed=False))(box)
-    outside.keep_connecting(box, outside.remote(box), PORT, count=2, every_s=0.1)
+    outside.keep_connecting(box, outside.remote(box), PORT, count=2, every_s=0.3)
 
 
 def half_open(syncookies: int) -> Scenario:
@@ -208,7 +208,7 @@ def half_open(syncookies: int) -> Scenario:
 
     def scenario(box: Box) -> None:
         wired(taking(backlog=ROOM), net__ipv4__tcp_syncookies=syncookies)(box)
-        outside.keep_half_opening(box, "10.99.1.77", PORT, count=100, every_s=0.2)
+        outside.keep_half_opening(box, "10.99.1.77", PORT, count=50, every_s=0.5)
 
     return scenario
 
@@ -221,14 +221,14 @@ def anothers(box: Box) -> None:
         return socket.create_server(("0.0.0.0", PORT), backlog=4)
 
     outside.held(box, [outside.opened(f"/proc/{box.pid}/ns/net", listening)])
-    knocked(lambda _: None, 2, 0.1)(box)
+    knocked(lambda _: None, 2, 0.3)(box)
     until(lambda: overflowed(box))
 
 
 def nobody_listens(box: Box) -> None:
     """Every connection is refused with a reset."""
     wired(workload.serve(port=PORT + 1))(box)
-    outside.keep_connecting(box, outside.node(box), PORT, count=5, every_s=0.1)
+    outside.keep_connecting(box, outside.node(box), PORT, count=2, every_s=0.3)
 
 
 def numbers(finding: Finding) -> str | None:
@@ -246,9 +246,9 @@ LAB = Lab(
     reproduce=reproduce,
     variants={
         "the program accepts none": never,
-        "it accepts too slowly": after_overflow(knocked(wired(taking(ROOM, 0.2)), 4, 0.1)),
+        "it accepts too slowly": after_overflow(knocked(wired(taking(ROOM, 0.2)), 8, 0.5)),
         "the program's own backlog": after_overflow(knocked(wired(taking(ROOM)))),
-        "one of two listeners hangs": after_overflow(knocked(wired(two_listeners), 8, 0.1)),
+        "one of two listeners hangs": after_overflow(knocked(wired(two_listeners), 8, 0.5)),
         "it is stopped": stopped,
         "it is paused": paused,
         "full, and nobody comes any more": full_and_quiet,

@@ -6,9 +6,10 @@ ListenDrops alone is not it: it grows as well where no way leads back to who ask
 
 from whybox.change import HostSysctl, InProgram, Sysctl, Unpause
 from whybox.kernel import overflow
-from whybox.kernel.acceptqueue import Look, Queue, look, owners
+from whybox.kernel.acceptqueue import Look, Queue, look
 from whybox.kernel.host import Host
 from whybox.kernel.overflow import Overflow, Queues
+from whybox.kernel.socketowner import owners
 from whybox.kernel.target import Target
 from whybox.model import (
     Case,
