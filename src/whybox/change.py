@@ -191,6 +191,13 @@ class JoinBridge(Struct, frozen=True, tag=True):
     bridge: str
 
 
+class NoQueue(Struct, frozen=True, tag=True):
+    """Take the queueing discipline (tc) off an interface, the container's or its host end."""
+
+    interface: str
+    in_container: bool = True
+
+
 class IpForward(Struct, frozen=True, tag=True):
     """Let the host forward packets between its interfaces."""
 
@@ -225,6 +232,7 @@ Change: TypeAlias = (
     | ListenOn
     | MemoryHigh
     | MemoryLimit
+    | NoQueue
     | OpenFiles
     | PidsLimit
     | RunAsUser

@@ -12,11 +12,11 @@ from tests.live.conftest import require
 from tests.live.tracing import PATIENCE_SECONDS
 from whybox.kernel import task
 from whybox.kernel.host import Host
+from whybox.kernel.netcounters import read
 from whybox.kernel.netns import call_in
 from whybox.kernel.symbols import KernelSymbols
 from whybox.lab import workload
 from whybox.lab.box import Box, Network
-from whybox.trace.netcounters import read
 
 MANY = 31
 PORT = 7777

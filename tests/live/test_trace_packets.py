@@ -31,12 +31,12 @@ from tests.live.flows import (
 from tests.live.tracing import PATIENCE_SECONDS, Trace, asked
 from whybox.kernel import dropreasons
 from whybox.kernel.bpf import objects
+from whybox.kernel.drops import Drop
 from whybox.kernel.host import Host
 from whybox.kernel.netns import call_in
 from whybox.kernel.target import Target
 from whybox.lab import workload
 from whybox.lab.box import Box
-from whybox.trace.drops import Drop
 from whybox.trace.packets import QUESTION, Answer, Lost
 from whybox.trace.question import Options
 

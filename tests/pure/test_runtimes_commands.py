@@ -45,6 +45,7 @@ SAMPLES: dict[type, Change] = {
         change.AddAddress("eth0", "10.0.0.2/24"),
         change.DefaultRoute("10.0.0.1", "eth0"),
         change.JoinBridge("veth7", "br0"),
+        change.NoQueue("eth0"),
         change.IpForward(),
         change.ListenOn("0.0.0.0", 80),
         change.InProgram("wait for its children"),

@@ -6,14 +6,13 @@ from xml.etree import ElementTree
 import pytest
 from msgspec import structs
 
-from whybox.kernel import dropreasons
+from whybox.kernel import dropreasons, drops
+from whybox.kernel.conntrackdrops import Tables
+from whybox.kernel.dropcauses import cause
+from whybox.kernel.drops import Merged, along, merged
+from whybox.kernel.hops import Around, Hop
 from whybox.kernel.sensors import packets as sensor
 from whybox.kernel.sensors.packets import Dropped, Pair, Place, Repeated, State, packed
-from whybox.trace import drops
-from whybox.trace.conntrack import Tables
-from whybox.trace.dropcauses import cause
-from whybox.trace.drops import Merged, along, merged
-from whybox.trace.hops import Around, Hop
 from whybox.trace.packets import Again, Answer, Broken, Lost
 from whybox.trace.question import Answered, Happened
 from whybox.views import hops as picture

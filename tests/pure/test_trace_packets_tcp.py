@@ -3,10 +3,10 @@
 import pytest
 from msgspec import structs
 
+from whybox.kernel import netcounters
+from whybox.kernel.netcounters import Shares
 from whybox.kernel.sensors.packets import Pair, Repeats, State
-from whybox.trace import netcounters
 from whybox.trace.connections import connections
-from whybox.trace.netcounters import Shares
 
 PAIR = Pair(net=100, local="10.0.0.2", local_port=4000, remote="fe80::1", remote_port=80)
 STATE = State(

@@ -16,7 +16,15 @@ import time
 
 from msgspec import Struct
 
-from whybox.change import AddAddress, Change, DefaultRoute, IpForward, JoinBridge, LinkUp
+from whybox.change import (
+    AddAddress,
+    Change,
+    DefaultRoute,
+    IpForward,
+    JoinBridge,
+    LinkUp,
+    NoQueue,
+)
 from whybox.kernel import netlink
 from whybox.kernel.libc import CLONE_NEWNET, setns, unshare
 from whybox.kernel.netlink import attribute
@@ -35,7 +43,8 @@ from whybox.kernel.rtnetlink import (
     RTM_GETLINK,
 )
 
-RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE = 16, 20, 24
+RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWQDISC, RTM_DELQDISC = 16, 20, 24, 36, 37
+TC_H_ROOT, TCA_KIND, TCA_OPTIONS, TCA_TBF_PARMS, TCA_TBF_BURST = 0xFFFFFFFF, 1, 2, 1, 6
 NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x4, 0x100, 0x200, 0x400
 IFLA_NET_NS_FD, IFLA_INFO_DATA, VETH_INFO_PEER = 28, 2, 1
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 3, 0, 1
@@ -45,6 +54,7 @@ IP_FORWARD = "/proc/sys/net/ipv4/ip_forward"
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
+_TRAFFIC = struct.Struct("=BxxxiIII")
 
 
 class Network(Struct, frozen=True, kw_only=True):
@@ -121,6 +131,25 @@ class Wires(netlink.Socket):
             body += attribute(RTA_DST, socket.inet_aton(text))
         flags = NLM_F_CREATE | NLM_F_REPLACE
         self._change(RTM_NEWROUTE, flags, head + body, f"route {network} via {gateway}")
+
+    def add_queue(self, interface: str, *, bits_per_second: int, bytes: int) -> None:
+        """A token bucket: ``tc qdisc add dev X root tbf rate R burst 5000 limit B``."""
+        rate = bits_per_second // 8
+        # struct tc_ratespec of the rate, of no peak; limit, buffer and mtu (include/uapi/linux/
+        # pkt_sched.h). The buffer is a time, in ticks of 64 ns (PSCHED_SHIFT); 16000 ticks a ms.
+        buffer = 5000 * 15_625_000 // rate
+        spec = struct.pack("=BBHhHI", 0, 1, 0, 0, 0, rate)
+        body = spec + b"\0" * 12 + struct.pack("=III", bytes, buffer, 0)
+        options = attribute(TCA_TBF_PARMS, body)
+        options += attribute(TCA_TBF_BURST, struct.pack("=I", 5000))
+        head = _TRAFFIC.pack(0, self.index(interface), 0, TC_H_ROOT, 0)
+        head += attribute(TCA_KIND, b"tbf\0") + attribute(TCA_OPTIONS, options)
+        self._change(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE, head, f"add a tbf to {interface}")
+
+    def remove_queue(self, interface: str) -> None:
+        """``tc qdisc del dev X root``."""
+        head = _TRAFFIC.pack(0, self.index(interface), 0, TC_H_ROOT, 0)
+        self._change(RTM_DELQDISC, 0, head, f"remove the queue of {interface}")
 
     def index(self, interface: str) -> int:
         """The number of a link."""
@@ -219,13 +248,14 @@ def switch_loopback_on() -> None:
 
 def concerns(change: Change) -> bool:
     """Whether a change is one of the network."""
-    return isinstance(change, LinkUp | AddAddress | DefaultRoute | JoinBridge | IpForward)
+    kinds = LinkUp | AddAddress | DefaultRoute | JoinBridge | NoQueue | IpForward
+    return isinstance(change, kinds)
 
 
 def apply(change: Change, *, box: int, node: int | None) -> bool:
     """Change the network around the process ``box``; its node is that of the process ``node``."""
     in_node = isinstance(change, JoinBridge | IpForward) or (
-        isinstance(change, LinkUp) and not change.in_container
+        isinstance(change, LinkUp | NoQueue) and not change.in_container
     )
     pid = node if in_node else box
     if not concerns(change) or pid is None:
@@ -253,5 +283,7 @@ def _apply_here(change: Change) -> None:
                 wires.add_route(interface, gateway)
             case JoinBridge(interface=interface, bridge=bridge):
                 wires.join(interface, bridge)
+            case NoQueue(interface=interface):
+                wires.remove_queue(interface)
             case IpForward():
                 _set_forwarding(True)

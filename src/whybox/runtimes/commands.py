@@ -22,6 +22,7 @@ from whybox.change import (
     ListenOn,
     MemoryHigh,
     MemoryLimit,
+    NoQueue,
     OpenFiles,
     PidsLimit,
     RunAsUser,
@@ -51,7 +52,7 @@ def commands(target: Target, change: Change, host: Host) -> tuple[str, ...]:
     match change:
         case ListenOn() | InProgram():
             return ()
-        case LinkUp() | AddAddress() | DefaultRoute() | JoinBridge() | IpForward():
+        case LinkUp() | AddAddress() | DefaultRoute() | JoinBridge() | NoQueue() | IpForward():
             return commands_kernel.network(target, change)
         case HostSysctl() | ThawFilesystem():
             return commands_kernel.machine(change)

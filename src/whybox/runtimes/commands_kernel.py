@@ -12,6 +12,7 @@ from whybox.change import (
     JoinBridge,
     LinkUp,
     MemoryLimit,
+    NoQueue,
     OpenFiles,
     SwapLimit,
     Sysctl,
@@ -24,7 +25,7 @@ from whybox.kernel.target import Target
 from whybox.runtimes.shell import line, write
 
 Limit: TypeAlias = CpuQuota | MemoryLimit | settings.Setting
-Network: TypeAlias = LinkUp | AddAddress | DefaultRoute | JoinBridge | IpForward
+Network: TypeAlias = LinkUp | AddAddress | DefaultRoute | JoinBridge | NoQueue | IpForward
 Machine: TypeAlias = HostSysctl | ThawFilesystem
 
 #: The kernel's default (Documentation/scheduler/sched-bwc.rst).
@@ -153,6 +154,10 @@ def network(target: Target, change: Network) -> tuple[str, ...]:
             return _default_route(target, change.interface, change.gateway)
         case JoinBridge():
             return (line("ip", "link", "set", change.interface, "master", change.bridge),)
+        case NoQueue(interface=name, in_container=False):
+            return (line("tc", "qdisc", "del", "dev", name, "root"),)
+        case NoQueue(interface=name):
+            return _entered(target, "tc", "qdisc", "del", "dev", name, "root")
         case IpForward():
             return (line("sysctl", "-w", "net.ipv4.ip_forward=1"),)
         case _:
@@ -167,8 +172,12 @@ def _default_route(target: Target, interface: str, gateway: str | None) -> tuple
 
 
 def _inside(target: Target, *words: str) -> tuple[str, ...]:
+    return _entered(target, "ip", *words)
+
+
+def _entered(target: Target, *words: str) -> tuple[str, ...]:
     if target.runtime == "self":
-        return (line("ip", *words),)
+        return (line(*words),)
     if target.init is None:
         return ()
-    return (line("nsenter", "-t", str(target.init.pid), "-n", "ip", *words),)
+    return (line("nsenter", "-t", str(target.init.pid), "-n", *words),)

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import Struct
 
+from whybox.kernel.netcounters import Shares
 from whybox.kernel.sensors import packets as sensor
 from whybox.kernel.sensors.packets import Pair, Repeats, State
 from whybox.kernel.sock_diag import TCP_STATES
-from whybox.trace.netcounters import Shares
 
 
 class Connection(Struct, frozen=True, kw_only=True):

@@ -6,22 +6,21 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from msgspec import Struct
 
-from whybox.kernel import dropreasons
+from whybox.kernel import dropcauses, dropreasons, netcounters
 from whybox.kernel.bpf import ability
 from whybox.kernel.bpf.objects import Cost, Object, Refused, loaded
 from whybox.kernel.bpf.scope import NETNS, Mark
+from whybox.kernel.conntrackdrops import Tables
+from whybox.kernel.drops import Drop, Flow, Merged, along, flow, merged, settled
+from whybox.kernel.hops import Around, Hop, Owners, around
 from whybox.kernel.host import Host
+from whybox.kernel.netcounters import Counter
 from whybox.kernel.netns import call_in
 from whybox.kernel.sensors import packets as sensor
 from whybox.kernel.sensors.packets import Dropped, Pair, Place, Repeated, State
 from whybox.kernel.symbols import KernelSymbols
 from whybox.kernel.target import Target
-from whybox.trace import dropcauses, netcounters
 from whybox.trace.connections import Connection, Reset, connections, reset, state_name
-from whybox.trace.conntrack import Tables
-from whybox.trace.drops import Drop, Flow, Merged, along, flow, merged, settled
-from whybox.trace.hops import Around, Hop, Owners, around
-from whybox.trace.netcounters import Counter
 from whybox.trace.question import Options, Question, Session
 from whybox.trace.session import ObjectSession
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from whybox.kernel.drops import Drop, Flow
+from whybox.kernel.hops import Hop
 from whybox.trace.connections import Connection, Reset
-from whybox.trace.drops import Drop, Flow
-from whybox.trace.hops import Hop
 from whybox.trace.packets import Again, Answer, Broken, Lost
 from whybox.views import hops
 from whybox.views.histogram import duration

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct, structs
 
+from whybox.kernel.dropcauses import Cause
+from whybox.kernel.hops import STAGES, Hop
 from whybox.kernel.sensors import packets as sensor
-from whybox.trace.dropcauses import Cause
-from whybox.trace.hops import STAGES, Hop
 
 ETHERTYPES = {0x0800: "IPv4", 0x0806: "ARP", 0x86DD: "IPv6", 0x8100: "VLAN", 0: "unknown"}
 PROTOCOLS = {

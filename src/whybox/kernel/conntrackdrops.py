@@ -10,8 +10,8 @@ from contextlib import suppress
 
 from msgspec import structs
 
+from whybox.kernel.drops import Drop
 from whybox.kernel.netns import call_in
-from whybox.trace.drops import Drop
 
 _FILE = "/proc/thread-self/net/stat/nf_conntrack"
 _WHERE = "nf_hook_slow"
