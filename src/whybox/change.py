@@ -215,6 +215,12 @@ class InProgram(Struct, frozen=True, tag=True):
     do: str
 
 
+class InNetwork(Struct, frozen=True, tag=True):
+    """Only what lies between can be changed; the words say how, the lab runs it so changed."""
+
+    do: str
+
+
 Change: TypeAlias = (
     AddAddress
     | CpuBurst
@@ -224,6 +230,7 @@ Change: TypeAlias = (
     | DefaultRoute
     | HostSysctl
     | HugepageLimit
+    | InNetwork
     | InProgram
     | IoLimit
     | IpForward

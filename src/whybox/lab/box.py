@@ -21,7 +21,7 @@ from typing import Self
 
 from msgspec import structs
 
-from whybox.change import Change, InProgram, ListenOn, OpenFiles
+from whybox.change import Change, InNetwork, InProgram, ListenOn, OpenFiles
 from whybox.kernel.host import Host
 from whybox.kernel.target import Exit, Target, described, processes
 from whybox.lab import groups, launch, limits, machine, network, rootfs, stop
@@ -105,7 +105,7 @@ class Box(Plan):
 
         Before the start it is remembered, and wins over what the scenario sets.
         """
-        if isinstance(change, InProgram | ListenOn):
+        if isinstance(change, InNetwork | InProgram | ListenOn):
             return False
         if self._launched is None or self.groups is None:
             self.cures.append(change)

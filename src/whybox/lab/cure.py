@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from whybox.change import Change, InProgram
+from whybox.change import Change, InNetwork, InProgram
 from whybox.lab.box import Box
 from whybox.lab.lab import Lab
 from whybox.model import Finding
@@ -22,7 +22,7 @@ def change_of(finding: Finding) -> Change | None:
 @contextmanager
 def treated(case: str, lab: Lab, box: Box, change: Change) -> Iterator[Box]:
     """The box in which the cure is at work: the same one, or a new one of the same lab."""
-    if isinstance(change, InProgram):
+    if isinstance(change, InNetwork | InProgram):
         box.close()
         with new_box(case) as fresh:
             (lab.cured or lab.healthy)(fresh)

@@ -39,7 +39,7 @@ class Lab(Struct, frozen=True, kw_only=True):
     look_alikes: Mapping[str, Scenario]
     """States that a careless tool would call the same: must not be found."""
     cured: Scenario | None = None
-    """The changed program, where the cure is a change of the program (``InProgram``)."""
+    """The changed program or network, where the cure is that (``InProgram``, ``InNetwork``)."""
     numbers: Callable[[Finding], str | None] | None = None
     """What is wrong with the known numbers in the finding, or ``None``."""
     variants: Mapping[str, Scenario] = {}

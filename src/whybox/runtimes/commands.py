@@ -14,6 +14,7 @@ from whybox.change import (
     DefaultRoute,
     HostSysctl,
     HugepageLimit,
+    InNetwork,
     InProgram,
     IoLimit,
     IpForward,
@@ -50,7 +51,7 @@ from whybox.runtimes.shell import line
 def commands(target: Target, change: Change, host: Host) -> tuple[str, ...]:
     """Shell lines, or none where no command can do it: then the advice must."""
     match change:
-        case ListenOn() | InProgram():
+        case ListenOn() | InNetwork() | InProgram():
             return ()
         case LinkUp() | AddAddress() | DefaultRoute() | JoinBridge() | NoQueue() | IpForward():
             return commands_kernel.network(target, change)
