@@ -119,6 +119,13 @@ class Sysctl(Struct, frozen=True, tag=True):
     value: str
     at_start: bool = False
     """What was made before keeps the old value: it must be there when the program starts."""
+    also: tuple[tuple[str, str], ...] = ()
+    """More of them, which only together are the cure."""
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """All of them, each with its value."""
+        return ((self.key, self.value), *self.also)
 
 
 class Unpause(Struct, frozen=True, tag=True):

@@ -8,8 +8,12 @@ from collections.abc import Callable
 from whybox.cli import FOUND, NOTHING, OK, USAGE, Failure, choices
 from whybox.cli.run import terminal_columns
 from whybox.diagnose import diagnose, judge
-from whybox.kernel.host import Host
+from whybox.kernel import netsysctl
+from whybox.kernel.host import Host, printable
 from whybox.model import AnyCase, Report, Severity
+
+#: Which case answers a question that a person asks by an option.
+ANSWERS = {"sysctl": "network/sysctl_not_inherited"}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +30,11 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--from", dest="file", help="judge what whybox capture kept in this file")
     parser.add_argument(
+        "--sysctl",
+        metavar="KEY",
+        help="explain one network parameter, such as net.core.somaxconn, and nothing else",
+    )
+    parser.add_argument(
         "-v", "--verbose", action="store_true", help="show all at length, clear cases too"
     )
 
@@ -36,8 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
         choices.whom(arguments.target, everything=arguments.all)
     elif arguments.target or arguments.all:
         raise Failure("--from judges what is in the file: name no container beside it", USAGE)
-    cases = choices.chosen(arguments.area, arguments.case)
-    report = _recorded(arguments, cases) if arguments.file else _live(arguments, cases)
+    asked = _asked(arguments)
+    # A question of its own is answered by its own case, and at length.
+    arguments.verbose |= bool(asked)
+    named = arguments.case or [ANSWERS[word] for word in asked if arguments.area is None]
+    cases = choices.chosen(arguments.area, named)
+    report = _recorded(arguments, cases) if arguments.file else _live(arguments, cases, asked)
     print(_shown(report, arguments))
     return _status(report, arguments.fail_on)
 
@@ -52,8 +65,22 @@ def _recorded(arguments: argparse.Namespace, cases: dict[str, AnyCase]) -> Repor
     return _said(judge(kept.window, cases), kept.host)
 
 
-def _live(arguments: argparse.Namespace, cases: dict[str, AnyCase]) -> Report:
-    host = Host(window_seconds=arguments.window)
+def _asked(arguments: argparse.Namespace) -> dict[str, str]:
+    """The questions that only one case answers, each with what it is about."""
+    if arguments.sysctl is None:
+        return {}
+    if arguments.file:
+        raise Failure("--sysctl asks the running kernel: it cannot be asked of a file", USAGE)
+    if netsysctl.key(arguments.sysctl) is None:
+        word = printable(arguments.sysctl)
+        raise Failure(f"{word!r} is no network parameter such as net.core.somaxconn", USAGE)
+    return {"sysctl": arguments.sysctl}
+
+
+def _live(
+    arguments: argparse.Namespace, cases: dict[str, AnyCase], asked: dict[str, str]
+) -> Report:
+    host = Host(window_seconds=arguments.window, asked=asked)
     targets = choices.resolved(host, arguments.target, everything=arguments.all)
     if not targets:
         raise Failure("no container is running here")

@@ -64,9 +64,13 @@ class Host:
     of zero, in which nothing can happen.
     """
 
-    def __init__(self, root: str = "", *, window_seconds: float = 0.0) -> None:
+    def __init__(
+        self, root: str = "", *, window_seconds: float = 0.0, asked: Mapping[str, str] = {}
+    ) -> None:
         self.root = root.rstrip("/")
         self.window_seconds = window_seconds
+        self.asked = asked
+        """What a person wants to know besides, by the option's word: ``sysctl``."""
         self.reads = 0
         self._kept: dict[str, bytes] = {}
         self._memory: dict[str, object] = {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import partial
 
 from whybox.change import Change, HostSysctl, Sysctl, ThawFilesystem
 from whybox.kernel.fsfreeze import thaw
@@ -40,9 +41,10 @@ def set_sysctls(changes: Iterable[Change], closing: ExitStack) -> None:
 
 def set_own(change: Sysctl, pid: int) -> None:
     """Set a parameter of the namespaces of a process."""
-    kind = "net" if change.key.startswith("net.") else "ipc"
-    file = _file(change.key)
-    call_in(f"/proc/{pid}/ns/{kind}", lambda: _write(file, change.value), kind=kind)
+    for key, value in change.pairs:
+        kind = "net" if key.startswith("net.") else "ipc"
+        write = partial(_write, _file(key), value)
+        call_in(f"/proc/{pid}/ns/{kind}", write, kind=kind)
 
 
 def _file(key: str) -> str:

@@ -160,7 +160,9 @@ class Plan:
         nested = structs.replace(self._parent, swap=False) != Limits()
         files, shm = self._last_cure(OpenFiles), self._last_cure(ShmSize)
         volumes = {change.path: None for change in self.cures if isinstance(change, Volume)}
-        sysctls = {change.key: change.value for change in self.cures if isinstance(change, Sysctl)}
+        sysctls = dict(
+            pair for change in self.cures if isinstance(change, Sysctl) for pair in change.pairs
+        )
         shm_bytes = self._shm_bytes if shm is None else shm.bytes
         return Setup(
             name=self.name,

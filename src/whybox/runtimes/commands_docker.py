@@ -120,7 +120,8 @@ def _made_anew(target: Target, change: Making) -> str:
         case StopTimeout():
             return _run(target, "--stop-timeout", str(change.seconds))
         case Sysctl():
-            return _run(target, "--sysctl", f"{change.key}={change.value}")
+            settings = (("--sysctl", f"{key}={value}") for key, value in change.pairs)
+            return _run(target, *(word for setting in settings for word in setting))
         case _:
             assert_never(change)
 

@@ -70,7 +70,7 @@ def sysctl(target: Target, change: Sysctl) -> tuple[str, ...]:
         return ()
     kind = "-n" if change.key.startswith("net.") else "-i"
     enter = ("nsenter", "-t", str(target.init.pid), kind)
-    return (line(*enter, "sysctl", "-w", f"{change.key}={change.value}"),)
+    return (line(*enter, "sysctl", "-w", *(f"{key}={value}" for key, value in change.pairs)),)
 
 
 def open_files(target: Target, change: OpenFiles) -> tuple[str, ...]:

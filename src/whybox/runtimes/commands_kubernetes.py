@@ -91,8 +91,8 @@ def _spec(change: WithInit | WithUserNamespace | StopTimeout | Sysctl) -> dict[s
             return {"terminationGracePeriodSeconds": change.seconds}
         case Sysctl():
             # The kubelet must allow it: --allowed-unsafe-sysctls.
-            one = {"name": change.key, "value": change.value}
-            return {"securityContext": {"sysctls": [one]}}
+            each = [{"name": key, "value": value} for key, value in change.pairs]
+            return {"securityContext": {"sysctls": each}}
         case _:
             assert_never(change)
 
