@@ -166,6 +166,48 @@ class Volume(Struct, frozen=True, tag=True):
     path: str
 
 
+class EmptyFile(Struct, frozen=True, tag=True):
+    """Cut a file off to nothing, so that it gives its room back; who has it open keeps it open."""
+
+    path: str
+    """As the host sees it, such as ``/proc/7/fd/5``."""
+
+
+class LogLimit(Struct, frozen=True, tag=True):
+    """Its engine keeps so much of what it says: so many files of so many bytes."""
+
+    bytes: int
+    files: int
+
+
+class LayerLimit(Struct, frozen=True, tag=True):
+    """What it writes outside of its volumes may take so much."""
+
+    bytes: int
+    directory: str
+    """Where it writes: bounded alone, where the whole layer cannot be."""
+    quota: bool
+    """Whether the file system beneath can bound the whole layer (xfs with ``pquota``)."""
+
+
+class VolumeLimit(Struct, frozen=True, tag=True):
+    """One of its volumes, an ``emptyDir``, may hold so much."""
+
+    name: str
+    bytes: int
+
+
+class ProjectQuota(Struct, frozen=True, tag=True):
+    """A directory's project may have so many bytes and files; ``None``: as many as it has."""
+
+    id: int
+    mountpoint: str
+    """Of the file system, as the host sees it."""
+    fstype: str
+    bytes: int | None = None
+    files: int | None = None
+
+
 class LinkUp(Struct, frozen=True, tag=True):
     """Switch an interface on; in the container, or at the host's end."""
 
@@ -235,6 +277,7 @@ Change: TypeAlias = (
     | CpuSet
     | CpuWeight
     | DefaultRoute
+    | EmptyFile
     | HostSysctl
     | HugepageLimit
     | InNetwork
@@ -242,13 +285,16 @@ Change: TypeAlias = (
     | IoLimit
     | IpForward
     | JoinBridge
+    | LayerLimit
     | LinkUp
     | ListenOn
+    | LogLimit
     | MemoryHigh
     | MemoryLimit
     | NoQueue
     | OpenFiles
     | PidsLimit
+    | ProjectQuota
     | RunAsUser
     | ShmSize
     | StopTimeout
@@ -258,6 +304,7 @@ Change: TypeAlias = (
     | ThawFilesystem
     | Unpause
     | Volume
+    | VolumeLimit
     | WithInit
     | WithUserNamespace
 )

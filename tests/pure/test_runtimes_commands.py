@@ -49,7 +49,18 @@ SAMPLES: dict[type, Change] = {
         change.IpForward(),
         change.ListenOn("0.0.0.0", 80),
         change.InProgram("wait for its children"),
+        change.EmptyFile("/proc/7/fd/5"),
+        change.LogLimit(10 << 20, 3),
+        change.LayerLimit(64 << 20, "/var/my data", quota=False),
+        change.VolumeLimit("scratch", 1 << 30),
+        change.ProjectQuota(42, "/mnt/my data", "xfs", bytes=20 << 20),
     )
+}
+#: What an engine has not, and what belongs to the kubelet and not to a pod.
+SILENT = {
+    "docker": (change.VolumeLimit,),
+    "podman": (change.VolumeLimit,),
+    "kubernetes": (change.LogLimit,),
 }
 PATHS = {
     "docker": f"/docker/{A}",
@@ -119,7 +130,8 @@ def test_every_runtime_says_every_change_in_lines_that_a_shell_can_read(
 ) -> None:
     lines = commands(target(kind, mountinfo), one, machine(tmp_path, mountinfo))
     if kind in ("docker", "podman", "kubernetes") and not isinstance(one, NO_FILE[mountinfo]):
-        assert bool(lines) != isinstance(one, change.ListenOn | change.InProgram)
+        silent = (change.ListenOn, change.InProgram, *SILENT[kind])
+        assert bool(lines) != isinstance(one, silent)
     for line in lines:
         assert shlex.split(line)
         assert "\n" not in line
@@ -138,6 +150,27 @@ def test_every_runtime_says_every_change_in_lines_that_a_shell_can_read(
         (
             change.Volume("/var/my data"),
             "docker run -v 'web-var-my-data:/var/my data' … --name web nginx:1",
+        ),
+        (change.EmptyFile("/proc/7/fd/5"), "truncate --size 0 /proc/7/fd/5"),
+        (
+            change.LogLimit(10 << 20, 3),
+            "docker run --log-opt max-size=10m --log-opt max-file=3 … --name web nginx:1",
+        ),
+        (
+            change.LayerLimit(10 << 30, "/var", quota=True),
+            "docker run --storage-opt size=10240m … --name web nginx:1",
+        ),
+        (
+            change.LayerLimit(64 << 20, "/tmp", quota=False),
+            "docker run --tmpfs /tmp:size=64m … --name web nginx:1",
+        ),
+        (
+            change.ProjectQuota(42, "/mnt", "xfs", bytes=20 << 20, files=100),
+            "xfs_quota -x -c 'limit -p bhard=20971520 ihard=100 42' /mnt",
+        ),
+        (
+            change.ProjectQuota(42, "/mnt", "ext4", bytes=20 << 20),
+            "setquota -P 42 0 20480 0 0 /mnt",
         ),
         (change.LinkUp("eth0"), "nsenter -t 7 -n ip link set eth0 up"),
         (change.LinkUp("veth7", in_container=False), "ip link set veth7 up"),

@@ -85,15 +85,18 @@ def origin_inode(handle: bytes) -> int | None:
     return None if length is None else int.from_bytes(handle[21 : 21 + length], "little")
 
 
-def obstacle(host: Host, overlay: Overlay) -> str | None:
-    """Why its upper directory cannot be watched from here, as a sentence, or ``None``."""
+def obstacle(host: Host, overlay: Overlay, *, marks: bool = True) -> str | None:
+    """Why its upper directory cannot be watched from here, as a sentence, or ``None``.
+
+    Without ``marks`` it is enough that its files can be seen.
+    """
     where = printable(overlay.upperdir)
     fstype = _fstype(host, overlay.upperdir)
     if fstype.startswith(_REMOTE):
         return f"its upper directory {where} is on {printable(fstype)}, which may keep us waiting"
     if not overlay.upperdir.startswith("/") or not _is_here(host, overlay):
         return f"its upper directory {where} cannot be seen from here: ask on the host, as root"
-    if not overlay.userxattr and not _may_read_trusted(host):
+    if marks and not overlay.userxattr and not _may_read_trusted(host):
         # Without the capability the kernel says "no such attribute", not "not permitted".
         return "the marks of copied files (trusted.overlay.*) are for root on the host only"
     return None

@@ -1,4 +1,4 @@
-"""Memory that a container was refused within a window, by a sensor that all who watch share.
+"""Memory and room that a container was refused within a window, by a sensor which is shared.
 
 No counter tells that ``mmap`` found no huge page, ``shmget`` a limit of its namespace, or a fault
 no room in a tmpfs; the sensor sees the error, or the SIGBUS and what was mapped at its address.
@@ -27,6 +27,9 @@ MOST_TOLD = 64
 TMPFS_MAGIC = 0x01021994
 HUGETLBFS_MAGIC = 0x958458F6
 
+#: ``enum kind`` of the sensor, which is not loaded to tell them.
+KIND_NAME, KIND_OTHER = 5, 6
+
 #: include/uapi/asm-generic/mman-common.h and hugetlb_encode.h; include/uapi/linux/shm.h
 MAP_HUGETLB, HUGE_SHIFT, HUGE_MASK = 0x40000, 26, 0x3F
 SHM_HUGETLB = 0o4000
@@ -44,6 +47,9 @@ class What(StrEnum):
     SEMAPHORES = "semaphores"
     QUEUE = "message queue"
     TMPFS = "room in a tmpfs"
+    DISK = "room on a disk"
+    NAME = "a new name, or a file by its name"
+    ELSEWHERE = "something that is no file"
     BEYOND_END = "a page beyond the end of its file"
     BROKEN = "memory that has failed"
     OTHER = "a page"
@@ -137,12 +143,20 @@ def told(one: "Refusal") -> Refused:
         return _bus(one)
     if one.call in ("shmget", "semget", "msgget"):
         return _ipc(one)
+    if one.kind in (KIND_NAME, KIND_OTHER):
+        return _made(one, What.NAME if one.kind == KIND_NAME else What.ELSEWHERE, None)
     if one.call == "mmap" or one.magic == HUGETLBFS_MAGIC:
         flags = one.arguments[3] if one.call == "mmap" else 0
         size = one.arguments[1] if one.call == "mmap" else None
         return _made(one, What.HUGE_PAGES, size, page_bytes=_page_bytes(flags))
+    what = What.TMPFS if one.magic == TMPFS_MAGIC else What.DISK
+    return _made(one, what, _end_bytes(one))
+
+
+def _end_bytes(one: "Refusal") -> int | None:
+    """Where the file would have ended, where the call says it."""
     _, _, offset, length = one.arguments
-    return _made(one, What.TMPFS, offset + length if one.call == "fallocate" else None)
+    return offset + length if one.call == "fallocate" else None
 
 
 def _ipc(one: "Refusal") -> Refused:

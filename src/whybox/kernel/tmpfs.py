@@ -73,7 +73,7 @@ def _wanted(seen: Sequence[Mount]) -> list[Mount]:
         if mount.fstype == "tmpfs"
         and "ro" not in (*mount.options, *mount.super_options)
         and top[mount.mountpoint] is mount
-        and _reached_without_waiting(mount, known)
+        and reached_without_waiting(mount, known)
     ]
     # One file system may be seen at many places, such as /dev and what hides /proc/kcore.
     first: dict[str, Mount] = {}
@@ -82,7 +82,8 @@ def _wanted(seen: Sequence[Mount]) -> list[Mount]:
     return list(first.values())[:MOST_MOUNTS]
 
 
-def _reached_without_waiting(mount: Mount, known: dict[int, Mount]) -> bool:
+def reached_without_waiting(mount: Mount, known: dict[int, Mount]) -> bool:
+    """Whether no network's and no FUSE's file system lies on the way to a mount point."""
     for _ in range(MOST_MOUNTS):
         above = known.get(mount.parent_id)
         if above is None or above is mount:

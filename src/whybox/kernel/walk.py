@@ -7,6 +7,7 @@ that becomes a link while we walk leads nowhere.
 import errno
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -33,24 +34,38 @@ class Directory(Struct, frozen=True, kw_only=True):
     ctime_ns: int
     files: tuple["os.DirEntry[str]", ...]
     """Its regular files."""
+    entries: int = 0
+    """Names of any kind in it, as far as it was listed."""
 
 
 class Walk:
     """One walk: each directory once, then ``incomplete`` says what was left out, if anything."""
 
-    def __init__(self, top: int, *, most_entries: int = MOST_ENTRIES) -> None:
+    def __init__(
+        self,
+        top: int,
+        *,
+        most_entries: int = MOST_ENTRIES,
+        most_ns: int = MOST_NS,
+        most_in_one: int | None = None,
+        without: frozenset[int] = frozenset(),
+    ) -> None:
         self.incomplete: str | None = None
         self._top = top
         self._entries = 0
         self._most_entries = most_entries
-        self._cpu_end_ns = time.thread_time_ns() + MOST_CPU_NS
-        self._end_ns = time.monotonic_ns() + MOST_NS
+        self._most_in_one = most_in_one
+        """Of one directory so many names are looked at; ``None``: all."""
+        self._without = without
+        """The inodes of directories that are left out."""
+        self._cpu_end_ns = time.thread_time_ns() + min(MOST_CPU_NS, most_ns)
+        self._end_ns = time.monotonic_ns() + most_ns
 
-    def directories(self) -> Iterator[Directory]:
-        """Every directory from the top down."""
-        pending = ["."]
+    def directories(self, *, breadth_first: bool = False) -> Iterator[Directory]:
+        """Every directory from the top down; level by level, one deep tree does not use up all."""
+        pending = deque(["."])
         while pending and not self._spent():
-            path = pending.pop()
+            path = pending.popleft() if breadth_first else pending.pop()
             try:
                 descriptor = _open_directory(self._top, path)
             except OSError as error:
@@ -73,20 +88,26 @@ class Walk:
     def _listed(self, path: str, descriptor: int) -> tuple[Directory, list[str]]:
         files: list[os.DirEntry[str]] = []
         below: list[str] = []
+        number = 0
         with os.scandir(descriptor) as entries:
-            for entry in entries:
+            for number, entry in enumerate(entries, 1):
                 self._entries += 1
                 if entry.is_dir(follow_symlinks=False):
-                    below.append(entry.name)
+                    if entry.inode() not in self._without:
+                        below.append(entry.name)
                 elif entry.is_file(follow_symlinks=False):
                     files.append(entry)
                 if self._entries % _STRIDE == 0 and self._spent():
+                    break
+                if number == self._most_in_one:
+                    self.incomplete = f"{printable(path)} alone has more than {number} entries"
                     break
         here = Directory(
             path=path,
             descriptor=descriptor,
             ctime_ns=os.fstat(descriptor).st_ctime_ns,
             files=tuple(files),
+            entries=number,
         )
         return here, below
 

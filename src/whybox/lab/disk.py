@@ -44,24 +44,25 @@ def _loadable(host: Host) -> bool:
 class Disk:
     """One file system, mounted on the host; ``name`` ends in the lab's pid and a number."""
 
-    def __init__(self, name: str, *, mib: int = 32) -> None:
+    def __init__(self, name: str, *, mib: int = 32, inodes: int | None = None) -> None:
         self.base = f"{rootfs.disk()}/whybox-disk-{name}"
         self.mountpoint = f"{self.base}/mounted"
         """Where the host has it."""
         os.mkdir(self.base, 0o711)
         self._guard = _guard(self.base, self.mountpoint)
         try:
-            self._mount(mib)
+            self._mount(mib, inodes)
         except BaseException:
             self.remove()
             raise
 
-    def _mount(self, mib: int) -> None:
+    def _mount(self, mib: int, inodes: int | None) -> None:
         image = f"{self.base}/image"
         with open(image, "wb") as file:
             file.truncate(mib << 20)
         os.mkdir(self.mountpoint)
-        _run("mke2fs", "-q", "-F", "-t", "ext4", image)
+        few = () if inodes is None else ("-N", str(inodes))
+        _run("mke2fs", "-q", "-F", "-t", "ext4", *few, image)
         if not os.path.exists("/dev/loop-control"):
             _run("modprobe", "loop")
         _run("mount", "-o", "loop", image, self.mountpoint)
@@ -77,6 +78,10 @@ class Disk:
         """Whoever writes to it waits, as while a snapshot is taken."""
         freeze(self.mountpoint)
 
+    def make_read_only(self) -> None:
+        """Nobody can write to it any more (EROFS)."""
+        _run("mount", "-o", "remount,ro", self.mountpoint)
+
     def remove(self) -> None:
         """Thaw it, unmount it; the loop device goes when the last who uses it has gone."""
         _clear(self.base, self.mountpoint)
@@ -84,11 +89,19 @@ class Disk:
         os.waitpid(self._guard, 0)
 
 
-def mounted(box: Box, path: str, *, mib: int = 32) -> Disk:
+def mounted(box: Box, path: str, *, mib: int = 32, inodes: int | None = None) -> Disk:
     """A new file system at ``path`` of a box that has not been started."""
-    made = Disk(box.name, mib=mib)
+    made = Disk(box.name, mib=mib, inodes=inodes)
     box.closing.callback(made.remove)
     box.volume(path, source=made.mountpoint)
+    return made
+
+
+def beneath(box: Box, *, mib: int = 32) -> Disk:
+    """A new file system for all that a box which has not been started writes."""
+    made = Disk(box.name, mib=mib)
+    box.closing.callback(made.remove)
+    box.place(made.mountpoint)
     return made
 
 

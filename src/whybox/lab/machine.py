@@ -1,10 +1,11 @@
 """Parameters of the machine, put back exactly as they were, and of a box's own namespaces."""
 
+import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
 
-from whybox.change import Change, HostSysctl, Sysctl, ThawFilesystem
+from whybox.change import Change, EmptyFile, HostSysctl, Sysctl, ThawFilesystem
 from whybox.kernel.fsfreeze import thaw
 from whybox.kernel.netns import call_in
 
@@ -14,6 +15,8 @@ def apply(change: Change, pid: int, closing: ExitStack) -> bool:
     match change:
         case ThawFilesystem(mountpoint=path):
             thaw(path)
+        case EmptyFile(path=file):
+            os.truncate(file, 0)
         case HostSysctl():
             set_sysctl(change, closing)
         case Sysctl(at_start=False):

@@ -46,6 +46,7 @@ class Plan:
         self._sysctls: dict[str, str] = {}
         self._open_files: int | None = None
         self._shm_bytes = SHM_BYTES
+        self._place: str | None = None
         self._stop_seconds = stop.SECONDS
         self.cures: list[Change] = []
 
@@ -138,6 +139,10 @@ class Plan:
         """This directory is bind mounted, not the image's; ``source`` is one of the host's."""
         self._volumes[path] = source
 
+    def place(self, directory: str) -> None:
+        """What it writes lies below this directory of the host."""
+        self._place = directory
+
     def port(self, port: int) -> None:
         """This port is meant to be reached."""
         self.ports.append(Port(port=port))
@@ -167,7 +172,9 @@ class Plan:
         return Setup(
             name=self.name,
             program=program,
-            rootfs=Rootfs(self.name, self._files, self._volumes | volumes, shm_bytes),
+            rootfs=Rootfs(
+                self.name, self._files, self._volumes | volumes, shm_bytes, place=self._place
+            ),
             groups=Groups(self.name, own, parent if nested else None),
             user=self._settled_user(),
             init=self.has_init,

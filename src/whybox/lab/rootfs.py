@@ -100,8 +100,10 @@ class Rootfs:
         files: Iterable[LowerFile],
         volumes: Mapping[str, str | None],
         shm_bytes: int = SHM_BYTES,
+        *,
+        place: str | None = None,
     ) -> None:
-        self.base = f"{disk()}/whybox-{name}"
+        self.base = f"{place or disk()}/whybox-{name}"
         self._files = tuple(files)
         self._volumes = {os.path.normpath(path): source for path, source in volumes.items()}
         """Each with the host's directory that it is, where that is not one of ``base/volumes``."""

@@ -12,6 +12,7 @@ from whybox.change import (
     CpuSet,
     CpuWeight,
     DefaultRoute,
+    EmptyFile,
     HostSysctl,
     HugepageLimit,
     InNetwork,
@@ -19,13 +20,16 @@ from whybox.change import (
     IoLimit,
     IpForward,
     JoinBridge,
+    LayerLimit,
     LinkUp,
     ListenOn,
+    LogLimit,
     MemoryHigh,
     MemoryLimit,
     NoQueue,
     OpenFiles,
     PidsLimit,
+    ProjectQuota,
     RunAsUser,
     ShmSize,
     StopTimeout,
@@ -33,6 +37,7 @@ from whybox.change import (
     Sysctl,
     ThawFilesystem,
     Volume,
+    VolumeLimit,
     WithInit,
     WithUserNamespace,
 )
@@ -55,7 +60,7 @@ def commands(target: Target, change: Change, host: Host) -> tuple[str, ...]:
             return ()
         case LinkUp() | AddAddress() | DefaultRoute() | JoinBridge() | NoQueue() | IpForward():
             return commands_kernel.network(target, change)
-        case HostSysctl() | ThawFilesystem():
+        case HostSysctl() | ThawFilesystem() | EmptyFile() | ProjectQuota():
             return commands_kernel.machine(change)
         case (
             CpuQuota(cgroup=str())
@@ -88,6 +93,8 @@ def _spoken(target: Target, change: commands_docker.Setting, host: Host) -> tupl
             return commands_kernel.sysctl(target, change)
         case WithInit() | RunAsUser() | WithUserNamespace() | Volume() | ShmSize() | StopTimeout():
             return ()  # nobody here makes containers from options
+        case LogLimit() | LayerLimit() | VolumeLimit():
+            return ()  # as little
         case _ if target.runtime == "self":
             return ()  # from inside the files are read-only
         case _:

@@ -10,6 +10,8 @@ from whybox.change import (
     CpuWeight,
     HugepageLimit,
     IoLimit,
+    LayerLimit,
+    LogLimit,
     MemoryHigh,
     MemoryLimit,
     OpenFiles,
@@ -22,6 +24,7 @@ from whybox.change import (
     Sysctl,
     Unpause,
     Volume,
+    VolumeLimit,
     WithInit,
     WithUserNamespace,
 )
@@ -34,7 +37,9 @@ from whybox.runtimes.shell import line, quoted
 Making: TypeAlias = (
     WithInit | RunAsUser | WithUserNamespace | Volume | OpenFiles | ShmSize | StopTimeout | Sysctl
 )
-Setting: TypeAlias = commands_kernel.Limit | Making
+#: What keeps a container from filling a disk.
+DiskLimit: TypeAlias = LogLimit | LayerLimit | VolumeLimit
+Setting: TypeAlias = commands_kernel.Limit | Making | DiskLimit
 
 
 def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
@@ -55,6 +60,8 @@ def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
             return (line(target.runtime, "unpause", target.short_id),)
         case Sysctl(at_start=False) if target.alive:
             return commands_kernel.sysctl(target, change)
+        case LogLimit() | LayerLimit() | VolumeLimit():
+            return _bounded(target, change)
         case _:
             return (_made_anew(target, change),)
 
@@ -122,6 +129,23 @@ def _made_anew(target: Target, change: Making) -> str:
         case Sysctl():
             settings = (("--sysctl", f"{key}={value}") for key, value in change.pairs)
             return _run(target, *(word for setting in settings for word in setting))
+        case _:
+            assert_never(change)
+
+
+def _bounded(target: Target, change: DiskLimit) -> tuple[str, ...]:
+    match change:
+        case LogLimit():
+            # podman keeps one file.
+            many = () if target.runtime == "podman" else ("--log-opt", f"max-file={change.files}")
+            return (_run(target, "--log-opt", f"max-size={_size(change.bytes)}", *many),)
+        case LayerLimit(quota=True):
+            return (_run(target, "--storage-opt", f"size={_size(change.bytes)}"),)
+        case LayerLimit():
+            bounded = f"{change.directory}:size={_size(change.bytes)}"
+            return (_run(target, "--tmpfs", bounded),)
+        case VolumeLimit():
+            return ()  # an emptyDir is Kubernetes'
         case _:
             assert_never(change)
 

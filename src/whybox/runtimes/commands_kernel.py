@@ -7,6 +7,7 @@ from whybox.change import (
     AddAddress,
     CpuQuota,
     DefaultRoute,
+    EmptyFile,
     HostSysctl,
     IpForward,
     JoinBridge,
@@ -14,6 +15,7 @@ from whybox.change import (
     MemoryLimit,
     NoQueue,
     OpenFiles,
+    ProjectQuota,
     SwapLimit,
     Sysctl,
     ThawFilesystem,
@@ -26,7 +28,7 @@ from whybox.runtimes.shell import line, write
 
 Limit: TypeAlias = CpuQuota | MemoryLimit | settings.Setting
 Network: TypeAlias = LinkUp | AddAddress | DefaultRoute | JoinBridge | NoQueue | IpForward
-Machine: TypeAlias = HostSysctl | ThawFilesystem
+Machine: TypeAlias = HostSysctl | ThawFilesystem | EmptyFile | ProjectQuota
 
 #: The kernel's default (Documentation/scheduler/sched-bwc.rst).
 _PERIOD_USEC = 100_000
@@ -60,8 +62,24 @@ def machine(change: Machine) -> tuple[str, ...]:
             return (line("sysctl", "-w", f"{key}={value}"),)
         case ThawFilesystem(mountpoint=path):
             return (line("fsfreeze", "--unfreeze", path),)
+        case EmptyFile(path=path):
+            return (line("truncate", "--size", "0", path),)
+        case ProjectQuota():
+            return (_project_quota(change),)
         case _:
             assert_never(change)
+
+
+def _project_quota(change: ProjectQuota) -> str:
+    if change.fstype == "xfs":
+        sizes = [f"bhard={change.bytes}"] if change.bytes is not None else []
+        counts = [f"ihard={change.files}"] if change.files is not None else []
+        limit = " ".join(("limit", "-p", *sizes, *counts, str(change.id)))
+        return line("xfs_quota", "-x", "-c", limit, change.mountpoint)
+    # In blocks of 1 KiB; 0 is no limit, so that what is not raised must be named again.
+    blocks = "0" if change.bytes is None else str(-(-change.bytes // 1024))
+    files = "0" if change.files is None else str(change.files)
+    return line("setquota", "-P", str(change.id), "0", blocks, "0", files, change.mountpoint)
 
 
 def sysctl(target: Target, change: Sysctl) -> tuple[str, ...]:

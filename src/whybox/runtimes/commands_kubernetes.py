@@ -15,6 +15,8 @@ from whybox.change import (
     CpuWeight,
     HugepageLimit,
     IoLimit,
+    LayerLimit,
+    LogLimit,
     MemoryHigh,
     MemoryLimit,
     OpenFiles,
@@ -27,13 +29,14 @@ from whybox.change import (
     Sysctl,
     Unpause,
     Volume,
+    VolumeLimit,
     WithInit,
     WithUserNamespace,
 )
 from whybox.kernel.host import Host
 from whybox.kernel.target import Target
 from whybox.runtimes import commands_kernel
-from whybox.runtimes.commands_docker import Setting
+from whybox.runtimes.commands_docker import DiskLimit, Setting
 from whybox.runtimes.shell import quoted
 
 
@@ -45,9 +48,16 @@ def manages(target: Target) -> bool:
 def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
     """A strategic merge patch, with the words in capitals for the reader to fill in."""
     match change:
-        case CpuBurst() | CpuSet() | MemoryHigh() | PidsLimit() | SwapLimit():
-            return commands_kernel.limit(target, change, host)
-        case IoLimit() | Swappiness() | Unpause():
+        case (
+            CpuBurst()
+            | CpuSet()
+            | IoLimit()
+            | MemoryHigh()
+            | PidsLimit()
+            | SwapLimit()
+            | Swappiness()
+            | Unpause()
+        ):
             return commands_kernel.limit(target, change, host)
         case OpenFiles():
             return commands_kernel.open_files(target, change)
@@ -56,6 +66,8 @@ def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
         case RunAsUser():
             who = {"runAsUser": change.uid, "runAsGroup": change.gid}
             return _container(target, {"securityContext": who})
+        case LogLimit() | LayerLimit() | VolumeLimit():
+            return _bounded(target, change)
         case Volume():
             return _volume(target, change.path, {})
         case ShmSize():
@@ -63,6 +75,21 @@ def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
             return _volume(target, "/dev/shm", memory)
         case _:
             return _pod(target, _spec(change))
+
+
+def _bounded(target: Target, change: DiskLimit) -> tuple[str, ...]:
+    match change:
+        case LayerLimit():
+            # The kubelet counts the layer, the log and emptyDir volumes, and evicts the pod.
+            limit = {"limits": {"ephemeral-storage": _size(change.bytes)}}
+            return _container(target, {"resources": limit})
+        case LogLimit():
+            return ()  # the kubelet's own containerLogMaxSize, in its configuration
+        case VolumeLimit():
+            limited = {"name": change.name, "emptyDir": {"sizeLimit": _size(change.bytes)}}
+            return _pod(target, {"volumes": [limited]})
+        case _:
+            assert_never(change)
 
 
 def _resources(change: CpuQuota | MemoryLimit | HugepageLimit | CpuWeight) -> dict[str, Any]:

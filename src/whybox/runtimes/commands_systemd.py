@@ -10,6 +10,8 @@ from whybox.change import (
     CpuWeight,
     HugepageLimit,
     IoLimit,
+    LayerLimit,
+    LogLimit,
     MemoryHigh,
     MemoryLimit,
     OpenFiles,
@@ -22,6 +24,7 @@ from whybox.change import (
     Sysctl,
     Unpause,
     Volume,
+    VolumeLimit,
     WithInit,
     WithUserNamespace,
 )
@@ -47,6 +50,8 @@ def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
             return (line("systemctl", "thaw", unit(target)),)
         case Sysctl():
             return commands_kernel.sysctl(target, change)
+        case LogLimit() | LayerLimit() | VolumeLimit():
+            return ()  # the journal's, and no layer
         case WithInit() | Volume() | ShmSize():
             return ()  # systemd is its init, and its files lie on no image
         case _:

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Memory that a container was refused and of which no counter tells: system calls that found no
- * huge page, no room in a tmpfs, or a limit of System V IPC, and SIGBUS, with what was mapped at
- * the address. Of a call's arguments nothing in the program's memory is read.
+ * Memory and room that a container was refused and of which no counter tells: system calls that
+ * found no huge page, no room in a file system, or a limit of System V IPC, calls that say the same
+ * (ENOSPC, EDQUOT) for other reasons, and SIGBUS, with what was mapped at the address. Of a call's
+ * arguments nothing in the program's memory is read.
  */
 #define EVENTS_BYTES (1 << 16)
 #include "events.h"
@@ -13,6 +14,7 @@
 #define ENOMEM 12
 #define EINVAL 22
 #define ENOSPC 28
+#define EDQUOT 122
 #define SIGBUS 7
 #define MAP_HUGETLB 0x40000
 #define MAP_ANONYMOUS 0x20
@@ -23,7 +25,12 @@
 /* A signal without a siginfo of its own (include/linux/sched/signal.h). */
 #define SEND_SIG_PRIV 1
 
-enum kind { NOT_LOOKED_AT, MAPS, IPC, FILE, BUS };
+/* NAME: the file is named by a path. OTHER: it is about no file. */
+enum kind { NOT_LOOKED_AT, MAPS, IPC, FILE, BUS, NAME, OTHER };
+
+/* include/uapi/linux/stat.h */
+#define S_IFMT 0170000
+#define S_IFREG 0100000
 
 /* What is known of a system call; user space fills it in by the names (sensors/refusals.py). */
 struct call {
@@ -65,6 +72,7 @@ struct super_block {
 } CORE;
 
 struct inode {
+	u16 i_mode;
 	struct super_block *i_sb;
 	unsigned long i_ino;
 	s64 i_size;
@@ -179,7 +187,11 @@ INLINE struct inode *file_of(struct call *call, u64 registers, s64 error, bool *
 	struct inode *inode = NULL;
 
 	if (call->kind == IPC) {
-		*wanted = true;
+		*wanted = error != EDQUOT;
+		return NULL;
+	}
+	if (call->kind == NAME || call->kind == OTHER) {
+		*wanted = error == ENOSPC || error == EDQUOT;
 		return NULL;
 	}
 	if (call->kind == MAPS) {
@@ -194,8 +206,10 @@ INLINE struct inode *file_of(struct call *call, u64 registers, s64 error, bool *
 		return inode;
 	}
 	inode = inode_of(argument_of(registers, call->file));
-	*wanted = (error == ENOSPC && magic_of(inode) == TMPFS_MAGIC) ||
-		  (error != EINVAL && magic_of(inode) == HUGETLBFS_MAGIC);
+	/* /dev/full says ENOSPC too. */
+	*wanted = (READ(inode, i_mode) & S_IFMT) == S_IFREG &&
+		  (error == ENOSPC || error == EDQUOT ||
+		   (error != EINVAL && magic_of(inode) == HUGETLBFS_MAGIC));
 	return inode;
 }
 
@@ -237,7 +251,7 @@ int on_exit(u64 *context)
 	bool wanted = false;
 	u32 number, slot;
 
-	if (error != ENOMEM && error != ENOSPC && error != EINVAL)
+	if (error != ENOMEM && error != ENOSPC && error != EINVAL && error != EDQUOT)
 		return 0;
 	number = number_of(registers);
 	call = bpf_map_lookup_elem(&calls, &number);

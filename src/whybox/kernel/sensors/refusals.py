@@ -1,8 +1,9 @@
-"""Memory that a container was refused, where no counter of the kernel tells of it.
+"""Memory and room that a container was refused, where no counter of the kernel tells of it.
 
-System calls that found no huge page, no room in a tmpfs or a limit of System V IPC, by their errors
-(``raw_syscalls:sys_exit``), and SIGBUS (``signal:signal_generate``) with what was mapped at the
-address: so a fault in a file beyond its end is told from one in a file without room.
+System calls that found no huge page, no room in a file system or a limit of System V IPC, by their
+errors (``raw_syscalls:sys_exit``), those that say the same for other reasons, and SIGBUS
+(``signal:signal_generate``) with what was mapped at the address: so a fault in a file beyond its
+end is told from one in a file without room.
 """
 
 import struct
@@ -40,6 +41,8 @@ class Kind(IntEnum):
     IPC = 2
     FILE = 3
     BUS = 4
+    NAME = 5
+    OTHER = 6
 
 
 #: The calls that are looked at: what of them, and which argument is the descriptor.
@@ -50,8 +53,24 @@ _CALLS: dict[str, tuple[Kind, int]] = {
         ("write", "pwrite64", "writev", "pwritev", "pwritev2", "fallocate", "sendfile"),
         (Kind.FILE, 0),
     ),
+    **dict.fromkeys(("ftruncate", "fsync", "fdatasync"), (Kind.FILE, 0)),
     "copy_file_range": (Kind.FILE, 2),
     "splice": (Kind.FILE, 2),
+    **dict.fromkeys(
+        (
+            *("open", "creat", "openat", "openat2", "mkdir", "mkdirat", "mknod", "mknodat"),
+            *("symlink", "symlinkat", "link", "linkat", "rename", "renameat", "renameat2"),
+            *("truncate", "chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat"),
+        ),
+        (Kind.NAME, 0),
+    ),
+    **dict.fromkeys(
+        (
+            *("inotify_add_watch", "clone", "clone3", "fork", "vfork", "unshare"),
+            *("mount", "move_mount", "open_tree", "add_key", "keyctl"),
+        ),
+        (Kind.OTHER, 0),
+    ),
 }
 
 
