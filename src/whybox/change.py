@@ -208,6 +208,35 @@ class ProjectQuota(Struct, frozen=True, tag=True):
     files: int | None = None
 
 
+class FileAccess(Struct, frozen=True, tag=True):
+    """Give a file of the container to somebody, or change its mode; ``None``: leave it so."""
+
+    path: str
+    """From the container's root, without links."""
+    uid: int | None = None
+    gid: int | None = None
+    mode: int | None = None
+
+
+class GrantCapabilities(Struct, frozen=True, tag=True):
+    """Hold these capabilities besides those that it has."""
+
+    names: tuple[str, ...]
+
+
+class AllowSystemCalls(Struct, frozen=True, tag=True):
+    """The seccomp profile lets these calls pass."""
+
+    names: tuple[str, ...]
+
+
+class MountOption(Struct, frozen=True, tag=True):
+    """Mount something of the container with this option: ``rw``, ``exec``, ``dev``, ``suid``."""
+
+    mountpoint: str
+    option: str
+
+
 class LinkUp(Struct, frozen=True, tag=True):
     """Switch an interface on; in the container, or at the host's end."""
 
@@ -272,12 +301,15 @@ class InNetwork(Struct, frozen=True, tag=True):
 
 Change: TypeAlias = (
     AddAddress
+    | AllowSystemCalls
     | CpuBurst
     | CpuQuota
     | CpuSet
     | CpuWeight
     | DefaultRoute
     | EmptyFile
+    | FileAccess
+    | GrantCapabilities
     | HostSysctl
     | HugepageLimit
     | InNetwork
@@ -292,6 +324,7 @@ Change: TypeAlias = (
     | MemoryHigh
     | MemoryLimit
     | NoQueue
+    | MountOption
     | OpenFiles
     | PidsLimit
     | ProjectQuota

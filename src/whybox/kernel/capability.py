@@ -4,6 +4,8 @@
 (('CHOWN', 'DAC_OVERRIDE', 'FOWNER'), 14)
 """
 
+from collections.abc import Iterable
+
 NAMES = (
     "CHOWN",
     "DAC_OVERRIDE",
@@ -59,3 +61,13 @@ def names(mask: int) -> tuple[str, ...]:
         for bit in range(mask.bit_length())
         if mask >> bit & 1
     )
+
+
+def mask(names: Iterable[str]) -> int:
+    """The mask of capabilities by their names.
+
+    >>> hex(mask(["CHOWN", "SYS_ADMIN"])), names(mask(["CAP_63"]))
+    ('0x200001', ('CAP_63',))
+    """
+    bits = (NAMES.index(n) if n in NAMES else int(n.removeprefix("CAP_")) for n in names)
+    return sum(1 << bit for bit in bits)

@@ -12,6 +12,7 @@ from msgspec import Struct
 STATX_BASIC_STATS = 0x7FF
 STATX_BTIME = 0x800
 AT_SYMLINK_NOFOLLOW = 0x100
+AT_EMPTY_PATH = 0x1000
 
 #: The number of openat2 is the same on every architecture (kernel 5.6, commit fddb5d430ad9).
 _SYS_OPENAT2 = 437
@@ -55,6 +56,14 @@ def statx(directory: int, name: str) -> Statx:
     if _libc.statx(directory, os.fsencode(name), AT_SYMLINK_NOFOLLOW, mask, buffer) != 0:
         raise _refusal(name)
     return parse(buffer.raw)
+
+
+def attributes(opened: int) -> int:
+    """The attributes of an open file, such as that it is immutable (``STATX_ATTR_…``)."""
+    buffer = ctypes.create_string_buffer(256)
+    if _libc.statx(opened, b"", AT_EMPTY_PATH, STATX_BASIC_STATS, buffer) != 0:
+        raise _refusal("statx")
+    return int(struct.unpack_from("=Q", buffer.raw, 8)[0])
 
 
 def parse(raw: bytes) -> Statx:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
 
-from whybox.change import Change, EmptyFile, HostSysctl, Sysctl, ThawFilesystem
+from whybox.change import Change, EmptyFile, FileAccess, HostSysctl, Sysctl, ThawFilesystem
 from whybox.kernel.fsfreeze import thaw
 from whybox.kernel.netns import call_in
 
@@ -21,6 +21,8 @@ def apply(change: Change, pid: int, closing: ExitStack) -> bool:
             set_sysctl(change, closing)
         case Sysctl(at_start=False):
             set_own(change, pid)
+        case FileAccess():
+            set_access(change, pid)
         case _:
             return False
     return True
@@ -48,6 +50,16 @@ def set_own(change: Sysctl, pid: int) -> None:
         kind = "net" if key.startswith("net.") else "ipc"
         write = partial(_write, _file(key), value)
         call_in(f"/proc/{pid}/ns/{kind}", write, kind=kind)
+
+
+def set_access(change: FileAccess, pid: int) -> None:
+    """Give a file of a process' root to somebody, or change its mode."""
+    path = f"/proc/{pid}/root{change.path}"
+    if change.uid is not None or change.gid is not None:
+        ids = (-1 if one is None else one for one in (change.uid, change.gid))
+        os.chown(path, *ids, follow_symlinks=False)
+    if change.mode is not None:
+        os.chmod(path, change.mode)
 
 
 def _file(key: str) -> str:

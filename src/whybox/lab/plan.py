@@ -7,6 +7,7 @@ from msgspec import structs
 
 from whybox.change import (
     Change,
+    GrantCapabilities,
     HugepageLimit,
     IoLimit,
     OpenFiles,
@@ -17,6 +18,7 @@ from whybox.change import (
     WithInit,
     WithUserNamespace,
 )
+from whybox.kernel import capability
 from whybox.kernel.target import Port
 from whybox.lab import limits, stop
 from whybox.lab.groups import Groups
@@ -192,6 +194,9 @@ class Plan:
             user = User(uid=cure.uid, gid=cure.gid)
         if self._capabilities is not None:
             user = structs.replace(user, capabilities=self._capabilities)
+        if (more := self._last_cure(GrantCapabilities)) is not None:
+            kept = user.capabilities | capability.mask(more.names)
+            user = structs.replace(user, capabilities=kept)
         return structs.replace(user, no_new_privs=self._no_new_privs)
 
     @property

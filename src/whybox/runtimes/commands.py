@@ -7,12 +7,15 @@ from msgspec import structs
 
 from whybox.change import (
     AddAddress,
+    AllowSystemCalls,
     Change,
     CpuQuota,
     CpuSet,
     CpuWeight,
     DefaultRoute,
     EmptyFile,
+    FileAccess,
+    GrantCapabilities,
     HostSysctl,
     HugepageLimit,
     InNetwork,
@@ -26,6 +29,7 @@ from whybox.change import (
     LogLimit,
     MemoryHigh,
     MemoryLimit,
+    MountOption,
     NoQueue,
     OpenFiles,
     PidsLimit,
@@ -48,6 +52,7 @@ from whybox.runtimes import (
     commands_docker,
     commands_kernel,
     commands_kubernetes,
+    commands_rights,
     commands_systemd,
 )
 from whybox.runtimes.shell import line
@@ -62,6 +67,8 @@ def commands(target: Target, change: Change, host: Host) -> tuple[str, ...]:
             return commands_kernel.network(target, change)
         case HostSysctl() | ThawFilesystem() | EmptyFile() | ProjectQuota():
             return commands_kernel.machine(change)
+        case FileAccess() | GrantCapabilities() | AllowSystemCalls() | MountOption():
+            return commands_rights.commands(target, change)
         case (
             CpuQuota(cgroup=str())
             | MemoryLimit(cgroup=str())

@@ -156,5 +156,10 @@ def _run(target: Target, *options: str) -> str:
     return f"{line(target.runtime, 'run', *options)} … --name {quoted(target.name)} {image}"
 
 
+def run(target: Target, *options: str) -> str:
+    """A new container with these options besides those that it has."""
+    return _run(target, *options)
+
+
 def _volume(target: Target, path: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_.-]+", "-", f"{target.name}{path}").strip("-.")

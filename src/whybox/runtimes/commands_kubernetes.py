@@ -133,6 +133,11 @@ def _container(target: Target, settings: dict[str, Any]) -> tuple[str, ...]:
     return _pod(target, {"containers": [{"name": "CONTAINER", **settings}]})
 
 
+def of_container(target: Target, settings: dict[str, Any]) -> tuple[str, ...]:
+    """A patch of the container's own settings."""
+    return _container(target, settings)
+
+
 def _pod(target: Target, spec: dict[str, Any]) -> tuple[str, ...]:
     patch = json.encode({"spec": {"template": {"spec": spec}}}).decode()
     where = f"# whose it is: crictl ps --id {quoted(target.short_id)}"

@@ -112,6 +112,11 @@ def _edited(target: Target, settings: str) -> tuple[str, ...]:
     return (f"{line('systemctl', 'edit', unit(target))}  # [Service] {settings}",)
 
 
+def edited(target: Target, settings: str) -> tuple[str, ...]:
+    """Settings of the service that come with a restart."""
+    return _edited(target, settings)
+
+
 def unit(target: Target) -> str:
     """The unit's name: the last part of its group's path."""
     return target.id.rstrip("/").rpartition("/")[2]

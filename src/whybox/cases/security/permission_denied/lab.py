@@ -1,0 +1,395 @@
+"""uid 1000 writes to a directory that belongs to root, again and again."""
+
+import ctypes
+import mmap
+import os
+import resource
+import signal
+import socket
+import stat
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from whybox.kernel.libc import (
+    CLONE_NEWNS,
+    MS_BIND,
+    MS_NOEXEC,
+    MS_RDONLY,
+    MS_REMOUNT,
+    mount,
+    prctl,
+    sethostname,
+    unshare,
+)
+from whybox.kernel.syscalltable import number
+from whybox.lab.box import Box
+from whybox.lab.lab import Lab
+from whybox.lab.process import Program
+from whybox.model import Finding
+
+EVERY_SECONDS = 0.15
+DATA = "/data"
+#: CAP_SYS_ADMIN beside what engines leave to root.
+WITH_SYS_ADMIN = 0xA80425FB | 1 << 21
+
+#: include/uapi/linux/seccomp.h, filter.h and prctl.h
+_PR_SET_SECCOMP, _MODE_FILTER = 22, 2
+_LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def refuse(call: str) -> None:
+    """From now on seccomp refuses this process one call with EPERM."""
+    prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
+    code = [
+        (_LOAD, 0, 0, 0),
+        (_EQUAL, 0, 1, number(call) or 0),
+        (_RETURN, 0, 0, _ERRNO | 1),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+    raw = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in code))
+    program = _Program(len(code), ctypes.cast(raw, ctypes.c_void_p).value)
+    if _libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
+
+
+def again(do: Callable[[], object], first: Callable[[], object] = lambda: None) -> Program:
+    """Tries it for ever, whatever comes of it."""
+
+    def program() -> None:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        first()
+        while True:
+            with suppress(OSError):
+                do()
+            time.sleep(EVERY_SECONDS)
+
+    return program
+
+
+def child(do: Callable[[], object]) -> Callable[[], None]:
+    """In a process of its own, which ends as a program does: 1 where it was refused."""
+
+    def run() -> None:
+        pid = os.fork()
+        if pid == 0:
+            status = 0
+            try:
+                do()
+            except OSError:
+                status = 1
+            finally:
+                os._exit(status)
+        os.waitpid(pid, 0)
+
+    return run
+
+
+def write(path: str) -> Callable[[], None]:
+    """Make or change a file."""
+
+    def do() -> None:
+        with open(path, "w", encoding="ascii") as file:
+            file.write("x")
+
+    return do
+
+
+def writer(box: Box, program: Program, *, owner: tuple[int, int], mode: int = 0o755) -> None:
+    """With a volume at /data that belongs to ``owner`` before the program begins."""
+
+    def waiting() -> Program:
+        while _is(os.stat(DATA)) != (*owner, mode):
+            time.sleep(0.01)
+        return program
+
+    box.volume(DATA)
+    box.start(waiting)
+    inside = f"/proc/{box.pid}/root{DATA}"
+    os.chmod(inside, 0o700)
+    os.chown(inside, *owner)
+    os.chmod(inside, mode)
+
+
+def _is(seen: os.stat_result) -> tuple[int, int, int]:
+    return seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)
+
+
+def healthy(box: Box) -> None:
+    """It writes where it may."""
+    writer(box, again(write(f"{DATA}/file")), owner=(1000, 1000))
+
+
+def reproduce(box: Box) -> None:
+    """The directory belongs to root with mode 755."""
+    writer(box, again(write(f"{DATA}/file")), owner=(0, 0))
+
+
+def without_override(box: Box) -> None:
+    """Root that has lost DAC_OVERRIDE, in a directory of uid 1000."""
+    box.user(0, 0)
+    box.keep_caps(0)
+    writer(box, again(write(f"{DATA}/file")), owner=(1000, 1000))
+
+
+def above(box: Box) -> None:
+    """It owns the file, and a directory above lets nobody pass."""
+    box.lower_file("/shut/in/file", bytes=1)
+    box.start(again(write("/shut/in/file")))
+    os.chown(f"/proc/{box.pid}/root/shut", 0, 0)
+    os.chmod(f"/proc/{box.pid}/root/shut", 0o700)
+
+
+def relative(box: Box) -> None:
+    """A path that begins where the program is, in children that end with 1."""
+    do = child(write("file"))
+    writer(box, again(do, first=lambda: os.chdir(DATA)), owner=(0, 0))
+
+
+def by_seccomp(box: Box) -> None:
+    """Root with SYS_ADMIN, and a filter that refuses ``sethostname``."""
+    box.user(0, 0)
+    box.keep_caps(WITH_SYS_ADMIN)
+    do = lambda: sethostname("other")  # noqa: E731
+    box.start(again(do, first=lambda: refuse("sethostname")))
+
+
+def by_capability(box: Box) -> None:
+    """Root without SYS_ADMIN: the same call enters and is refused."""
+    box.user(0, 0)
+    box.start(again(lambda: sethostname("other")))
+
+
+def _mounted(option: int, path: str = DATA) -> Callable[[], None]:
+    """In a mount namespace of its own it mounts its volume anew."""
+
+    def first() -> None:
+        unshare(CLONE_NEWNS)
+        mount(path, path, None, MS_BIND)
+        mount(None, path, None, MS_REMOUNT | MS_BIND | option)
+
+    return first
+
+
+def read_only(box: Box) -> None:
+    """Its volume is mounted read-only (EROFS)."""
+    box.user(0, 0)
+    box.keep_caps(WITH_SYS_ADMIN)
+    do = write(f"{DATA}/file")
+    writer(box, again(do, first=_mounted(MS_RDONLY)), owner=(0, 0))
+
+
+def not_executable(box: Box) -> None:
+    """Its volume is mounted noexec: executing is EACCES, mapping code is EPERM."""
+    box.user(0, 0)
+    box.keep_caps(WITH_SYS_ADMIN)
+
+    def first() -> None:
+        with open(f"{DATA}/program", "wb") as file:
+            file.write(b"x" * mmap.PAGESIZE)
+        os.chmod(f"{DATA}/program", 0o755)
+        _mounted(MS_NOEXEC)()
+
+    def execute() -> None:
+        with open(f"{DATA}/program", "rb") as file, suppress(OSError):
+            mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)
+        child(lambda: os.execv(f"{DATA}/program", ["program"]))()
+
+    writer(box, again(execute, first=first), owner=(0, 0), mode=0o777)
+
+
+def low_port(box: Box) -> None:
+    """Port 80 as uid 1000, where ports below 1024 are root's."""
+    box.sysctl("net.ipv4.ip_unprivileged_port_start", "1024")
+
+    def listen() -> None:
+        with socket.socket() as server:
+            server.bind(("0.0.0.0", 80))
+
+    box.start(again(listen))
+
+
+def foreign_id(box: Box) -> None:
+    """A user namespace of 65536 ids, and uid 70000 (EINVAL)."""
+    box.user_namespace()
+    box.start(again(lambda: os.chown("/tmp", 70000, 70000)))
+
+
+def raised(box: Box) -> None:
+    """More open files than the hard limit, and it ends for that."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    limit = most + 1
+    do = child(lambda: _raise(limit))
+    box.start(again(do))
+
+
+def _raise(limit: int) -> None:
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    except ValueError as error:  # Python's word for EPERM
+        raise OSError(1, str(error)) from None
+
+
+def foreign_sticky(box: Box) -> None:
+    """Another's file in a sticky directory is not removed."""
+    writer(box, again(lambda: os.unlink(f"{DATA}/file")), owner=(0, 0), mode=0o1777)
+    inside = f"/proc/{box.pid}/root{DATA}/file"
+    with open(inside, "w", encoding="ascii") as file:
+        file.write("x")
+    os.chown(inside, 0, 0)
+
+
+def write_then_read(box: Box) -> None:
+    """It opens a file of root's for writing, and when that is refused for reading."""
+
+    def do() -> None:
+        try:
+            os.close(os.open("/etc/passwd", os.O_RDWR))
+        except OSError:
+            os.close(os.open("/etc/passwd", os.O_RDONLY))
+
+    box.start(again(do))
+
+
+def looks_at_others(box: Box) -> None:
+    """Status of files in directories that are not its own, as a backup's or a shell's."""
+
+    def do() -> None:
+        _tried(os.stat, "/root/x")
+        _tried(os.listdir, "/root")
+
+    box.start(again(do))
+
+
+def _tried(do: Callable[[str], object], path: str) -> None:
+    with suppress(OSError):
+        do(path)
+
+
+def asks(box: Box) -> None:
+    """Whether it might: access(2), and kill with signal 0."""
+
+    def do() -> None:
+        os.access("/etc/passwd", os.W_OK)
+        os.kill(1, 0)
+
+    box.start(again(do))
+
+
+def wishes(box: Box) -> None:
+    """A better priority, more open files than anybody has: it goes on as it is."""
+
+    def do() -> None:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, -5)
+        with suppress(OSError):
+            _raise(1 << 30)
+
+    box.start(again(do))
+
+
+def another_port(box: Box) -> None:
+    """Port 80, and as that is refused port 8080 on the same socket."""
+    box.sysctl("net.ipv4.ip_unprivileged_port_start", "1024")
+
+    def listen() -> None:
+        with socket.socket() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                server.bind(("127.0.0.1", 80))
+            except OSError:
+                server.bind(("127.0.0.1", 8080))
+
+    box.start(again(listen))
+
+
+def caches(box: Box) -> None:
+    """What Python does as uid 1000 beside modules of root's."""
+
+    def do() -> None:
+        os.mkdir(f"{DATA}/__pycache__")
+
+    writer(box, again(do), owner=(0, 0))
+
+
+def settings(box: Box) -> None:
+    """It looks for settings in a home that is root's, and does without."""
+    do = lambda: os.close(os.open("/root/.config/rc", os.O_RDONLY))  # noqa: E731
+    box.start(again(do))
+
+
+def not_there(box: Box) -> None:
+    """ENOENT, ENOTDIR, EISDIR, ECONNREFUSED and EINVAL: errors, and no refusals."""
+
+    def do() -> None:
+        for path in ("/nowhere", "/etc/passwd/x", "/etc"):
+            _tried(lambda path: os.open(path, os.O_RDWR), path)
+        with socket.socket() as client, suppress(OSError):
+            client.connect(("127.0.0.1", 9))
+        with suppress(OSError):
+            os.setpriority(99, 0, 0)
+
+    box.start(again(do))
+
+
+def numbers(finding: Finding) -> str | None:
+    """Each with the gate and the object that are known."""
+    known = (
+        "/data belongs to 0:0 with mode drwxr-xr-x",
+        "/data belongs to 1000:1000",
+        "/shut belongs to 0:0 with mode drwx------",
+        "the seccomp profile refuses sethostname",
+        "takes the capability SYS_ADMIN",
+        "/data (ext4) is mounted read-only here",
+        "mounted noexec",
+        "port 80 is below 1024",
+        "user namespace that has no such id",
+        "is raised by nobody without SYS_RESOURCE",
+        "/data is sticky",
+        "more than the kernel lets anybody",
+    )
+    if (
+        any(words in finding.summary for words in known)
+        or "is mounted read-only" in finding.summary
+    ):
+        return None
+    return f"none of the known gates is in: {finding.summary}"
+
+
+LAB = Lab(
+    healthy=healthy,
+    reproduce=reproduce,
+    variants={
+        "root without DAC_OVERRIDE": without_override,
+        "a directory above": above,
+        "a relative path, and children that fail": relative,
+        "seccomp": by_seccomp,
+        "a capability": by_capability,
+        "a read-only mount": read_only,
+        "a noexec mount": not_executable,
+        "a port below 1024": low_port,
+        "an id that the user namespace has not": foreign_id,
+        "a limit, and it ends for that": raised,
+        "another's file in a sticky directory": foreign_sticky,
+    },
+    look_alikes={
+        "for writing, then for reading": write_then_read,
+        "status and lists of others' files": looks_at_others,
+        "questions": asks,
+        "a better priority and a larger limit": wishes,
+        "another port": another_port,
+        "a cache that it can do without": caches,
+        "settings in another's home": settings,
+        "errors that are no refusals": not_there,
+    },
+    numbers=numbers,
+    also=("security/root_is_host_root",),
+    window_seconds=0.6,
+)
