@@ -160,7 +160,8 @@ class _Reader:
     def __init__(self, host: Host, target: Target, attached: "Kept[Event]") -> None:
         self._host, self._target, self._attached = host, target, attached
         self._pid = 0 if target.init is None else target.init.pid
-        self._symbols = KernelSymbols(host)
+        # Of a hundred thousand lines: read once for all containers, and where they are needed.
+        self._symbols = host.remembered("kernel symbols", lambda: KernelSymbols(host))
         self._directories: dict[tuple[str, int], str] | None = None
         try:
             self._mounts: tuple[Mount, ...] = mounts(host, self._pid)
@@ -238,7 +239,8 @@ class _Reader:
         """The capabilities for want of which it failed, and who asked for the last of them."""
         from whybox.kernel.sensors import checks
 
-        raw = checks.stack(self._attached.object, one.stack)
+        told = one.refused & ~_DAC or one.kind.name == "ANSWERED"
+        raw = checks.stack(self._attached.object, one.stack) if told else ()
         path = checks.path(self._symbols, raw) if raw else ()
         if one.kind.name == "ANSWERED":
             asked = one.refused | one.overridden

@@ -16,6 +16,8 @@
 #define MOST_GROUPS 16
 #define PATH_BYTES 256
 #define PENDING 4
+/* A function that the verifier looks at once, whoever calls it: its arguments are mere numbers. */
+#define ONCE __attribute__((noinline))
 #define NEAR 24 /* so many calls later it is still an answer to the refusal */
 
 #define EPERM 1
@@ -266,7 +268,7 @@ struct pt_regs___first {
 } CORE;
 
 /* The result of a call is put where the first argument was; on arm64 that is kept apart. */
-static __attribute__((noinline)) u64 argument_of(u64 registers, u32 nth)
+ONCE u64 argument_of(u64 registers, u32 nth)
 {
 	struct pt_regs___x86 *x86 = (struct pt_regs___x86 *)registers;
 	struct pt_regs___more *more = (struct pt_regs___more *)registers;
@@ -309,7 +311,7 @@ INLINE struct call *known_call(u32 index)
 }
 
 /* What a refusal and its making good have in common: the path, or the first argument. */
-static __attribute__((noinline)) u64 likeness(u64 registers, u32 path)
+ONCE u64 likeness(u64 registers, u32 path)
 {
 	u32 zero = 0;
 	struct scratch *room = bpf_map_lookup_elem(&scratch, &zero);
@@ -467,10 +469,11 @@ INLINE void read_arguments(struct event *event, struct call *call, u64 registers
 		describe_file(&event->file, argument_of(registers, call->file));
 }
 
-static __attribute__((noinline)) int refuse(u64 registers, struct doing *task, u32 kind, u32 error)
+ONCE int refuse(u64 registers, u32 kind, u32 error)
 {
 	u64 who = bpf_get_current_pid_tgid(), now = bpf_ktime_get_ns(), seq;
 	u32 pid = who >> 32, index, slot;
+	struct doing *task = task_of(who);
 	struct event *event;
 	struct call *call;
 
@@ -503,17 +506,19 @@ static __attribute__((noinline)) int refuse(u64 registers, struct doing *task, u
 	return 0;
 }
 
-INLINE void tell(u32 slot, u32 kind, u64 seq, u32 index, s32 error, u32 since)
+ONCE int tell(u32 kind, u64 seq, u32 index, u32 error, u32 since)
 {
-	struct event *event = begun(slot, kind, bpf_get_current_pid_tgid(), seq);
+	u64 who = bpf_get_current_pid_tgid();
+	struct event *event = begun(slot_of(current_task()), kind, who, seq);
 
 	if (!event)
-		return;
+		return 0;
 	event->index = index;
 	event->error = error;
 	event->since = since;
 	event->group_count = 0;
 	event_done(event);
+	return 0;
 }
 
 /* Another program runs now, and how it ends has nothing to do with what was refused before. */
@@ -528,8 +533,9 @@ INLINE void forget(struct doing *task)
 }
 
 /* A call has succeeded: it may be what its thread was refused before, in another way. */
-static __attribute__((noinline)) int made_good(u64 registers, struct doing *task)
+ONCE int made_good(u64 registers)
 {
+	struct doing *task = task_of(bpf_get_current_pid_tgid());
 	struct call *call;
 	u64 hash;
 
@@ -554,7 +560,7 @@ static __attribute__((noinline)) int made_good(u64 registers, struct doing *task
 			same = true;
 		if (!same)
 			continue;
-		tell(slot_of(current_task()), MADE_GOOD, one->seq, task->index, 0,
+		tell(MADE_GOOD, one->seq, task->index, 0,
 		     task->calls - one->at_call);
 		one->seq = 0;
 	}
@@ -613,6 +619,7 @@ int on_exit(u64 *context)
 	u32 tid = bpf_get_current_pid_tgid();
 	s64 result = context[1], error = -result;
 	struct doing *task;
+	u64 registers = 0;
 
 	if (!slot_of_current(tid))
 		return 0;
@@ -622,14 +629,16 @@ int on_exit(u64 *context)
 		new_task(tid);
 		return 0;
 	}
+	/* To be a mere number for the verifier. */
+	bpf_probe_read_kernel(&registers, sizeof(registers), context);
 	if (task->inside) {
 		task->inside = 0;
 		if (not_permitted(task, error))
-			refuse(context[0], task, ENTERED, error);
+			refuse(registers, ENTERED, error);
 		else if (result >= 0 && answered(task))
-			refuse(context[0], task, ANSWERED, EPERM);
+			refuse(registers, ANSWERED, EPERM);
 		else if (result >= 0 && task->count)
-			made_good(context[0], task);
+			made_good(registers);
 		return 0;
 	}
 	if (error != EPERM && error != EACCES)
@@ -638,7 +647,7 @@ int on_exit(u64 *context)
 	task->calls++;
 	/* Without a filter it was a tracer that skipped it. */
 	if (READ(checked_task(), seccomp.mode) == SECCOMP_MODE_FILTER)
-		refuse(context[0], task, SECCOMP, error);
+		refuse(registers, SECCOMP, error);
 	return 0;
 }
 
@@ -734,7 +743,7 @@ int on_signal(u64 *context)
 	bpf_probe_read_kernel(&info, sizeof(info), (void *)context[1]);
 	if (info.code != SYS_SECCOMP)
 		return 0;
-	tell(slot_of(current_task()), TRAPPED, next_number(),
+	tell(TRAPPED, next_number(),
 	     index_of(info.call, !(info.architecture & MACHINE_64)), 0, 0);
 	return 0;
 }
@@ -752,14 +761,14 @@ int on_end(u64 *context)
 	doing = task_of(tid);
 	code = READ(task, exit_code);
 	if ((code & 0x7f) == SIGSYS && READ(task, seccomp.mode) && doing && !doing->inside)
-		tell(slot_of(current_task()), KILLED, next_number(), current_call(task), 0, 0);
+		tell(KILLED, next_number(), current_call(task), 0, 0);
 	if (doing && doing->count) {
 		u32 last = (doing->count - 1) & (PENDING - 1);
 
 		calls = doing->calls - doing->pending[last].at_call;
 	}
 	if (!READ(READ(self(), signal), live.counter) && bpf_map_lookup_elem(&refusers, &pid))
-		tell(slot_of(current_task()), ENDED, 0, NO_CALL, code, calls);
+		tell(ENDED, 0, NO_CALL, code, calls);
 	bpf_map_delete_elem(&tasks, &tid);
 	return 0;
 }
