@@ -280,6 +280,18 @@ class IpForward(Struct, frozen=True, tag=True):
     """Let the host forward packets between its interfaces."""
 
 
+class FilterRule(Struct, frozen=True, tag=True):
+    """Take a packet filter's rule away, or let a chain's policy accept."""
+
+    table: str
+    """``nft FAMILY TABLE`` or ``iptables TABLE``."""
+    chain: str
+    number: int
+    """Its place from 1; 0: the chain's policy."""
+    handle: int | None = None
+    in_container: bool = False
+
+
 class ListenOn(Struct, frozen=True, tag=True):
     """The program must listen on this address and port."""
 
@@ -310,6 +322,7 @@ Change: TypeAlias = (
     | EmptyFile
     | FileAccess
     | GrantCapabilities
+    | FilterRule
     | HostSysctl
     | HugepageLimit
     | InNetwork

@@ -82,6 +82,18 @@ class Cure(Struct, frozen=True, kw_only=True):
     """A command that shows whether it helped."""
 
 
+class Hop(Struct, frozen=True, kw_only=True):
+    """One place on a way that was walked."""
+
+    where: str
+    """Whose network namespace it is in."""
+    name: str
+    says: str
+    broken: bool = False
+    back: bool = False
+    """On the way of the answer."""
+
+
 class Finding(Struct, frozen=True, kw_only=True):
     """What one case says of one target."""
 
@@ -94,6 +106,8 @@ class Finding(Struct, frozen=True, kw_only=True):
     evidence: tuple[Evidence, ...] = ()
     ruled_out: tuple[RuledOut, ...] = ()
     cures: tuple[Cure, ...] = ()
+    hops: tuple[Hop, ...] = ()
+    """The way, where one was walked."""
     explained_by: str | None = None
     """The case that is the cause of this one, where that was found too."""
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.live import networks
 from tests.live.networks import FAR, NEAR, ip_json, path
-from whybox.kernel import netlink, netns, rtnetlink
+from whybox.kernel import netlink, netns, routelookup, rtnetlink
 from whybox.kernel.rtnetlink import Route
 
 TABLES = {"local": 255, "main": 254}
@@ -101,7 +101,7 @@ def test_every_type_of_route_is_told(near: netlink.Socket) -> None:
 @pytest.mark.parametrize("address", ["10.9.0.77", "192.0.2.1", "10.4.0.1", "2001:db8:7::1"])
 def test_the_way_to_an_address_is_that_of_ip(near: netlink.Socket, address: str) -> None:
     said = ip_json(NEAR, "route", "get", address)[0]
-    seen = rtnetlink.route_to(near, address)
+    seen = routelookup.route_to(near, address)
     links = {link.ifindex: link.name for link in rtnetlink.links(near)}
     assert seen.destination == said["dst"] == address
     assert seen.gateway == said.get("gateway")
@@ -136,7 +136,7 @@ def test_where_there_is_no_way_the_errno_is_that_of_connect(
     assert netns.call_in(path(name), lambda: connect_errno(address)) == number
     with netns.netlink_socket(path(name)) as sock:
         with pytest.raises(OSError, match=f"RTM_GETROUTE {address}") as refused:
-            rtnetlink.route_to(sock, address)
+            routelookup.route_to(sock, address)
         assert refused.value.errno == number
         assert rtnetlink.links(sock), "a refusal must not spoil the socket"
 
@@ -144,4 +144,4 @@ def test_where_there_is_no_way_the_errno_is_that_of_connect(
 @pytest.mark.parametrize("address", ["", "10.9.0", "10.9.0.1/24", "fe80::1%eth0", "web", "\0:"])
 def test_what_is_no_address_is_not_asked(near: netlink.Socket, address: str) -> None:
     with pytest.raises(ValueError, match="not an IP address"):
-        rtnetlink.route_to(near, address)
+        routelookup.route_to(near, address)

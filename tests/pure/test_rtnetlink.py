@@ -11,7 +11,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from whybox.kernel import rtnetlink, sock_diag
+from whybox.kernel import routelookup, rtnetlink, sock_diag
 from whybox.kernel.host import ParseError
 from whybox.kernel.netlink import attribute
 
@@ -224,7 +224,7 @@ def test_an_unreachable_ipv6_route_raises_the_errno_inside_it() -> None:
     cache_info = attribute(12, struct.pack("=3ii4x", 0, 0, 0, -errno.EHOSTUNREACH))
     answer = struct.pack("=8BI", 10, 128, 0, 0, 254, 3, 0, 7, 0) + cache_info
     with pytest.raises(OSError, match="RTM_GETROUTE 2001:db8::1") as refused:
-        rtnetlink.raise_route_error(answer, "RTM_GETROUTE 2001:db8::1")
+        routelookup.raise_route_error(answer, "RTM_GETROUTE 2001:db8::1")
     assert refused.value.errno == errno.EHOSTUNREACH
 
 

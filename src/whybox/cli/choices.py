@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import socket
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +26,26 @@ def seconds(text: str) -> float:
     if value > LONGEST_WINDOW_SECONDS:
         raise argparse.ArgumentTypeError("a window is at most one hour")
     return value
+
+
+def endpoint(text: str) -> tuple[str, int]:
+    """``HOST:PORT``; an IPv6 address stands in brackets."""
+    name, _, port = text.rpartition(":")
+    name = name.removeprefix("[").removesuffix("]")
+    if not name or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT such as 10.0.0.7:5432")
+    return name, int(port)
+
+
+def address(to: tuple[str, int] | None) -> tuple[str, int] | None:
+    """The same with an address, which this machine's own resolver knows."""
+    if to is None:
+        return None
+    try:
+        found = socket.getaddrinfo(*to, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise Failure(f"{to[0]}: {error.strerror}; give its address instead") from None
+    return str(found[0][4][0]), to[1]
 
 
 def add_window(parser: argparse.ArgumentParser, default: str = "5s") -> None:

@@ -28,6 +28,12 @@ def options(parser: argparse.ArgumentParser) -> None:
         choices=[s.value for s in Severity],
         help="exit with 1 when something at least this severe is found",
     )
+    parser.add_argument(
+        "--to",
+        type=choices.endpoint,
+        metavar="HOST:PORT",
+        help="try this TCP port from the container, and walk the way there hop by hop",
+    )
     parser.add_argument("--from", dest="file", help="judge what whybox capture kept in this file")
     parser.add_argument(
         "--sysctl",
@@ -41,6 +47,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Diagnose, print, and tell by the exit status whether to worry."""
+    if arguments.file and arguments.to:
+        raise Failure("--to tries something now: it cannot be said with --from", USAGE)
     if not arguments.file:
         choices.whom(arguments.target, everything=arguments.all)
     elif arguments.target or arguments.all:
@@ -80,7 +88,8 @@ def _asked(arguments: argparse.Namespace) -> dict[str, str]:
 def _live(
     arguments: argparse.Namespace, cases: dict[str, AnyCase], asked: dict[str, str]
 ) -> Report:
-    host = Host(window_seconds=arguments.window, asked=asked)
+    to = choices.address(arguments.to)
+    host = Host(window_seconds=arguments.window, asked=asked, to=to)
     targets = choices.resolved(host, arguments.target, everything=arguments.all)
     if not targets:
         raise Failure("no container is running here")

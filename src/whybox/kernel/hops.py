@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from msgspec import Struct, structs
 
-from whybox.kernel import cgroup, netlink, rtnetlink
+from whybox.kernel import cgroup, netlink, routelookup, rtnetlink
 from whybox.kernel.finding import recognise
 from whybox.kernel.host import Host
 from whybox.kernel.namespace import inode_in, namespace
@@ -107,7 +107,7 @@ def _uplink(host: Host, inode: int) -> Hop | None:
 
     def read() -> Hop | None:
         with netlink.Socket() as sock:
-            oif = rtnetlink.route_to(sock, OUTSIDE["inet"]).oif
+            oif = routelookup.route_to(sock, OUTSIDE["inet"]).oif
             found = (link for link in rtnetlink.links(sock) if link.ifindex == oif)
             link = next((each for each in found if not each.loopback), None)
             return None if link is None else _hop("host", inode, link)

@@ -61,16 +61,23 @@ class Host:
     """The kernel's files under ``root`` (``""`` is this machine).
 
     ``window_seconds`` is how long the present run watches: sensors are not attached for a window
-    of zero, in which nothing can happen.
+    of zero, in which nothing can happen. ``to`` is an address and a TCP port that a person asked
+    to try from the container: nothing is ever sent for anybody else.
     """
 
     def __init__(
-        self, root: str = "", *, window_seconds: float = 0.0, asked: Mapping[str, str] = {}
+        self,
+        root: str = "",
+        *,
+        window_seconds: float = 0.0,
+        asked: Mapping[str, str] = {},
+        to: tuple[str, int] | None = None,
     ) -> None:
         self.root = root.rstrip("/")
         self.window_seconds = window_seconds
         self.asked = asked
         """What a person wants to know besides, by the option's word: ``sysctl``."""
+        self.to = to
         self.reads = 0
         self._kept: dict[str, bytes] = {}
         self._memory: dict[str, object] = {}

@@ -8,15 +8,15 @@ Each namespace is read by a thread inside it, which is bounded in time. ``/proc/
 
 import os
 import socket
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from msgspec import Struct, structs
 
-from whybox.kernel import netlink, rtnetlink
+from whybox.kernel import netlink, routelookup, rtnetlink
 from whybox.kernel.host import Host, ParseError
 from whybox.kernel.namespace import namespace
+from whybox.kernel.netconf import ALL, settings
 from whybox.kernel.netlink import FAMILIES, Family
 from whybox.kernel.netns import call_in
 from whybox.kernel.netview import WIRES, Answer, Far, Near, View, Way, heard, ways
@@ -31,11 +31,6 @@ OUTSIDE: Mapping[Family, str] = {"inet": "192.0.2.1", "inet6": "2001:db8:ffff::1
 
 #: Where engines keep namespaces that no process lives in; an overlay network's bridge is in one.
 KEPT = ("/run/netns", "/run/docker/netns")
-
-RTM_GETNETCONF = 82
-NETCONFA_IFINDEX, NETCONFA_FORWARDING = 1, 2
-NETCONFA_IFINDEX_ALL = -1
-_NETCONFMSG = struct.Struct("=Bxxx")
 
 #: The service "discard": what comes there is thrown away.
 DISCARD_PORT = 9
@@ -107,18 +102,24 @@ class Path:
         if known is not None and _inode(self._host, known[0]) == known[1]:
             return known[0]
         likely = ("/proc/self/ns/net", "/proc/2/ns/net")  # kthreadd is in the host's
-        path = self._among(number, likely) or self._among(number, _namespaces(self._host))
+        path = self._among(number, likely) or self._among(number, namespaces(self._host))
         inode = None if path is None else _inode(self._host, path)
         if path is not None and inode is not None:
             self._known[number] = (path, inode)
         return path
 
     def _among(self, number: int, places: Iterable[str]) -> str | None:
-        def search() -> str | None:
-            with netlink.Socket() as sock:
-                return next((path for path in places if _number(sock, path) == number), None)
+        return among(self._place, number, places)
 
-        return call_in(self._place, search)
+
+def among(place: str, number: int, places: Iterable[str]) -> str | None:
+    """Which of these namespaces the one at ``place`` knows by a number."""
+
+    def search() -> str | None:
+        with netlink.Socket() as sock:
+            return next((path for path in places if _number(sock, path) == number), None)
+
+    return call_in(place, search)
 
 
 def place(target: Target) -> str:
@@ -168,7 +169,7 @@ def _near(ports: frozenset[int]) -> Near:
 
 def _answer(sock: netlink.Socket, family: Family) -> Answer:
     try:
-        route = rtnetlink.route_to(sock, OUTSIDE[family])
+        route = routelookup.route_to(sock, OUTSIDE[family])
     except OSError as error:
         return Answer(family=family, route=None, errno=error.errno)
     return Answer(family=family, route=route, errno=None)
@@ -205,7 +206,7 @@ def _number(sock: netlink.Socket, path: str) -> int | None:
     return None
 
 
-def _namespaces(host: Host) -> tuple[str, ...]:
+def namespaces(host: Host) -> tuple[str, ...]:
     """A path to each network namespace that can be seen."""
     return host.remembered("network namespaces", lambda: tuple(_each_namespace(host)))
 
@@ -241,21 +242,9 @@ def _side() -> Side:
         return Side(
             links=rtnetlink.links(sock),
             addresses=rtnetlink.addresses(sock),
-            forwarding=dict(_forwarding(sock)),
+            forwarding=settings(sock).forwarding,
             counters=_own_counters(),
         )
-
-
-def _forwarding(sock: netlink.Socket) -> Iterator[tuple[tuple[Family, int], bool]]:
-    """What /proc/sys/net/ipv{4,6}/conf/*/forwarding says, in two answers instead of many files."""
-    for number, family in FAMILIES.items():
-        asked = f"RTM_GETNETCONF {family}"
-        with suppress(OSError):  # a kernel without IPv6
-            for message in sock.dump(RTM_GETNETCONF, _NETCONFMSG.pack(number), asked):
-                found = netlink.attributes(message.payload, _NETCONFMSG.size)
-                if NETCONFA_IFINDEX in found and NETCONFA_FORWARDING in found:
-                    ifindex = netlink.signed(found[NETCONFA_IFINDEX])
-                    yield (family, ifindex), bool(netlink.signed(found[NETCONFA_FORWARDING]))
 
 
 def _placed(side: Side, way: Way, link: Link, name: str) -> Far:
@@ -277,7 +266,7 @@ def _placed(side: Side, way: Way, link: Link, name: str) -> Far:
         owner=owner,
         addresses=tuple(a for a in side.addresses if a.ifindex in ends),
         forwarding=None if router is None else _forwards(side, way.family, router.ifindex),
-        forwarding_all=side.forwarding.get((way.family, NETCONFA_IFINDEX_ALL)),
+        forwarding_all=side.forwarding.get((way.family, ALL)),
         back=None,
         taken=(),
         counters=side.counters,
@@ -286,7 +275,7 @@ def _placed(side: Side, way: Way, link: Link, name: str) -> Far:
 
 def _forwards(side: Side, family: Family, ifindex: int) -> bool | None:
     """IPv4 asks the link that a packet came in by (ip_route_input_slow()), IPv6 only "all"."""
-    place = ifindex if family == "inet" else NETCONFA_IFINDEX_ALL
+    place = ifindex if family == "inet" else ALL
     return side.forwarding.get((family, place))
 
 
@@ -297,5 +286,5 @@ def _taken(ifindex: int) -> tuple[str, ...]:
 
 def _back(address: str) -> int | None:
     with netlink.Socket() as sock, suppress(OSError):
-        return rtnetlink.route_to(sock, address).oif
+        return routelookup.route_to(sock, address).oif
     return None

@@ -3,7 +3,6 @@
 What ``ip link``, ``ip address``, ``ip route`` and ``ip neighbour`` show, in the words they use.
 """
 
-import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping
@@ -21,10 +20,11 @@ IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_STATS64, IFLA_CARRIER, IFLA_LINK_NETNSID = 1
 IFLA_INFO_KIND, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 4, 5
 IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 1, 4, 33
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8
-RTA_MULTIPATH, RTA_CACHEINFO, RTA_TABLE, RTA_VIA = 9, 12, 15, 18
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY = 1, 4, 5, 6
+RTA_PREFSRC, RTA_METRICS = 7, 8
+RTA_MULTIPATH, RTA_TABLE, RTA_VIA = 9, 15, 18
 RTAX_MTU = 2
-RTM_F_CLONED, RTM_F_LOOKUP_TABLE = 0x200, 0x1000
+RTM_F_CLONED = 0x200
 NDA_DST, NDA_LLADDR = 1, 2
 NETNSA_NSID, NETNSA_PID, NETNSA_FD = 1, 2, 3
 NETNSA_NSID_NOT_ASSIGNED = -1
@@ -47,7 +47,7 @@ NEIGHBOUR_STATES = (
 
 _IFINFOMSG = struct.Struct("=BxHiII")
 _IFADDRMSG = struct.Struct("=BBBBI")
-_RTMSG = struct.Struct("=BBBBBBBBI")
+RTMSG = struct.Struct("=BBBBBBBBI")
 _NDMSG = struct.Struct("=BxxxiHBB")
 _RTGENMSG = struct.Struct("=Bxxx")
 _RTNEXTHOP = struct.Struct("=HBBi")
@@ -259,12 +259,12 @@ def parse_address(payload: bytes) -> Address | None:
 
 def parse_route(payload: bytes) -> Route | None:
     """One RTM_NEWROUTE; None for the families of multicast routing and MPLS."""
-    seen = netlink.fields(_RTMSG, payload, "rtmsg")
+    seen = netlink.fields(RTMSG, payload, "rtmsg")
     number, prefix_length, _, _, table, _, scope, kind, flags = seen
     family = FAMILIES.get(number)
     if family is None:
         return None
-    found = attributes(payload, _RTMSG.size)
+    found = attributes(payload, RTMSG.size)
     return Route(
         family=family,
         destination=ip_address(_required(found, RTA_DST, "route")) if prefix_length else None,
@@ -330,13 +330,13 @@ def addresses(sock: netlink.Socket) -> tuple[Address, ...]:
 
 def routes(sock: netlink.Socket) -> tuple[Route, ...]:
     """The routes of all tables; a cached exception, which old kernels send too, is none."""
-    found = sock.dump(RTM_GETROUTE, bytes(_RTMSG.size), "RTM_GETROUTE")
+    found = sock.dump(RTM_GETROUTE, bytes(RTMSG.size), "RTM_GETROUTE")
     parsed = (parse_route(each.payload) for each in found if not _is_cached(each.payload))
     return tuple(each for each in parsed if each is not None)
 
 
 def _is_cached(payload: bytes) -> bool:
-    return bool(netlink.fields(_RTMSG, payload, "rtmsg")[-1] & RTM_F_CLONED)
+    return bool(netlink.fields(RTMSG, payload, "rtmsg")[-1] & RTM_F_CLONED)
 
 
 def neighbours(sock: netlink.Socket) -> tuple[Neighbour, ...]:
@@ -344,38 +344,6 @@ def neighbours(sock: netlink.Socket) -> tuple[Neighbour, ...]:
     found = sock.dump(RTM_GETNEIGH, bytes(_NDMSG.size), "RTM_GETNEIGH")
     parsed = (parse_neighbour(message.payload) for message in found)
     return tuple(each for each in parsed if each is not None)
-
-
-def route_to(sock: netlink.Socket, address: str) -> Route:
-    """The way the kernel would send to ``address``; where there is none, the errno of connect().
-
-    ENETUNREACH: no route; EHOSTUNREACH: an unreachable route; EACCES: prohibit; EINVAL: blackhole.
-    """
-    asked = f"RTM_GETROUTE {address}"
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        value = socket.inet_pton(family, address)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"not an IP address: {address!r}") from error
-    # Only IPv4 must be told to name the table of the lookup, and only IPv4 may be.
-    flags = RTM_F_LOOKUP_TABLE if family == socket.AF_INET else 0
-    header = _RTMSG.pack(family, 8 * len(value), 0, 0, 0, 0, 0, 0, flags)
-    answer = sock.get(RTM_GETROUTE, header + attribute(RTA_DST, value), asked)
-    raise_route_error(answer.payload, asked)
-    route = parse_route(answer.payload)
-    if route is None:
-        raise netlink.malformed(f"{asked}: an answer of another family")
-    return route
-
-
-def raise_route_error(payload: bytes, asked: str) -> None:
-    """IPv4 refuses the request; IPv6 answers with the unreachable route and the errno in it."""
-    cache_info = attributes(payload, _RTMSG.size).get(RTA_CACHEINFO, b"")
-    if len(cache_info) < 16:
-        return
-    number = -netlink.signed(cache_info[12:16])  # rta_cacheinfo.rta_error
-    if number > 0:
-        raise OSError(number, os.strerror(number), asked)
 
 
 def netns_id(sock: netlink.Socket, ns_fd: int) -> int | None:

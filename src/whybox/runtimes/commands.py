@@ -15,6 +15,7 @@ from whybox.change import (
     DefaultRoute,
     EmptyFile,
     FileAccess,
+    FilterRule,
     GrantCapabilities,
     HostSysctl,
     HugepageLimit,
@@ -63,7 +64,15 @@ def commands(target: Target, change: Change, host: Host) -> tuple[str, ...]:
     match change:
         case ListenOn() | InNetwork() | InProgram():
             return ()
-        case LinkUp() | AddAddress() | DefaultRoute() | JoinBridge() | NoQueue() | IpForward():
+        case (
+            LinkUp()
+            | AddAddress()
+            | DefaultRoute()
+            | JoinBridge()
+            | NoQueue()
+            | IpForward()
+            | FilterRule()
+        ):
             return commands_kernel.network(target, change)
         case HostSysctl() | ThawFilesystem() | EmptyFile() | ProjectQuota():
             return commands_kernel.machine(change)
@@ -130,8 +139,13 @@ def _cure(cure: Cure, found: Finding, target: Target, host: Host) -> Cure:
     lines = cure.commands
     if not lines and cure.change is not None:
         lines = commands(target, cure.change, host)
-    again = line("whybox", "diagnose", word(target), "--case", found.case)
+    to = () if host.to is None or not found.hops else ("--to", _endpoint(*host.to))
+    again = line("whybox", "diagnose", word(target), "--case", found.case, *to)
     return structs.replace(cure, commands=lines, verify=cure.verify or again)
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def word(target: Target) -> str:

@@ -8,6 +8,7 @@ from whybox.change import (
     CpuQuota,
     DefaultRoute,
     EmptyFile,
+    FilterRule,
     HostSysctl,
     IpForward,
     JoinBridge,
@@ -27,7 +28,9 @@ from whybox.kernel.target import Target
 from whybox.runtimes.shell import line, write
 
 Limit: TypeAlias = CpuQuota | MemoryLimit | settings.Setting
-Network: TypeAlias = LinkUp | AddAddress | DefaultRoute | JoinBridge | NoQueue | IpForward
+Network: TypeAlias = (
+    LinkUp | AddAddress | DefaultRoute | JoinBridge | NoQueue | IpForward | FilterRule
+)
 Machine: TypeAlias = HostSysctl | ThawFilesystem | EmptyFile | ProjectQuota
 
 #: The kernel's default (Documentation/scheduler/sched-bwc.rst).
@@ -178,8 +181,36 @@ def network(target: Target, change: Network) -> tuple[str, ...]:
             return _entered(target, "tc", "qdisc", "del", "dev", name, "root")
         case IpForward():
             return (line("sysctl", "-w", "net.ipv4.ip_forward=1"),)
+        case FilterRule():
+            return _filter_rule(target, change)
         case _:
             assert_never(change)
+
+
+def _filter_rule(target: Target, change: FilterRule) -> tuple[str, ...]:
+    """In the words of the tool that made the rule."""
+    words = _words(change)
+    if not change.in_container or target.runtime == "self":
+        return (line(*words),)
+    if target.init is None:
+        return ()
+    return (line("nsenter", "-t", str(target.init.pid), "-n", *words),)
+
+
+#: What makes a table of nftables that looks like one of iptables, by its family.
+_COMPAT = {"ip": "iptables", "ip6": "ip6tables", "bridge": "ebtables"}
+
+
+def _words(change: FilterRule) -> tuple[str, ...]:
+    kind, *rest = change.table.split()
+    chain, table = change.chain, rest[-1]
+    tool = "iptables-legacy" if kind == "iptables" else _COMPAT.get(rest[0])
+    if kind == "iptables" or (tool is not None and chain.isupper()):
+        done = ("-D", chain, str(change.number)) if change.number else ("-P", chain, "ACCEPT")
+        return (tool or kind, "-t", table, *done)
+    if change.number:
+        return ("nft", "delete", "rule", *rest, chain, "handle", str(change.handle))
+    return ("nft", "chain", *rest, chain, "{ policy accept; }")
 
 
 def _default_route(target: Target, interface: str, gateway: str | None) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from msgspec import Struct
 from whybox.kernel.host import printable
 from whybox.kernel.target import Target
 from whybox.model import Cure, Diagnosis, Finding, Report, Severity, Verdict
+from whybox.views import path
 
 _MARKS = {Severity.CRITICAL: "✗", Severity.WARNING: "!", Severity.INFO: "·"}
 _COLOURS = {Severity.CRITICAL: "1;31", Severity.WARNING: "1;33", Severity.INFO: "36"}
@@ -56,8 +57,9 @@ def diagnosis(diagnosis: Diagnosis, style: Style, *, verbose: bool = False) -> s
     """One target: what was found at length, the rest in a line."""
     blocks = [_heading(diagnosis.target, style)]
     blocks += [_found(f, diagnosis, style, verbose=verbose) for f in diagnosis.found()]
-    if verbose:
-        blocks += [_looked(f, style) for f in diagnosis.findings if f.verdict is Verdict.CLEAR]
+    clear = [f for f in diagnosis.findings if f.verdict is Verdict.CLEAR]
+    # A way that a person asked about is shown also where it is whole.
+    blocks += [_looked(f, style) for f in clear if verbose or f.hops]
     blocks.append("\n".join(_rest(diagnosis.findings, style, verbose=verbose)))
     return "\n\n".join(block for block in blocks if block)
 
@@ -111,6 +113,7 @@ def _found(finding: Finding, diagnosis: Diagnosis, style: Style, *, verbose: boo
     if finding.severity is Severity.INFO and not verbose:
         # It hurts nobody now: a sentence is enough for somebody who looks for what does.
         return "\n".join(lines)
+    lines += [f"    {line}" for line in path.drawn(finding.hops)]
     lines += _evidence(finding, style)
     lines += _ruled_out(finding, style)
     for cure in finding.cures:
@@ -149,11 +152,13 @@ def _consequences(finding: Finding, diagnosis: Diagnosis, style: Style) -> list[
 
 def _looked(finding: Finding, style: Style) -> str:
     lines = style.wrapped(finding.summary, f"✓ {finding.case}   ", "    ")
+    lines += [f"    {line}" for line in path.drawn(finding.hops)]
     return "\n".join(lines + _evidence(finding, style))
 
 
 def _rest(findings: tuple[Finding, ...], style: Style, *, verbose: bool) -> list[str]:
-    clear = [] if verbose else [f for f in findings if f.verdict is Verdict.CLEAR]
+    looked = [f for f in findings if f.verdict is Verdict.CLEAR and not f.hops]
+    clear = [] if verbose else looked
     unknown = [f for f in findings if f.verdict is Verdict.UNKNOWN]
     lines = []
     if clear:

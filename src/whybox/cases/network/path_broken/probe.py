@@ -5,9 +5,11 @@ from collections.abc import Iterator
 
 from msgspec import Struct, structs
 
-from whybox.change import AddAddress, Change, DefaultRoute, InProgram, IpForward, JoinBridge, LinkUp
+from whybox.change import AddAddress, DefaultRoute, IpForward, JoinBridge, LinkUp
 from whybox.kernel import netview
-from whybox.kernel.host import Host
+from whybox.kernel.flow import Flow, Step
+from whybox.kernel.flowwatch import shut, watched
+from whybox.kernel.host import Host, ParseError
 from whybox.kernel.netpath import OUTSIDE, Path
 from whybox.kernel.netview import Far, View, WayOut
 from whybox.kernel.rtnetlink import Link
@@ -19,7 +21,6 @@ from whybox.model import (
     Evidence,
     Finding,
     RuledOut,
-    Safety,
     Severity,
     Verdict,
     Watch,
@@ -28,14 +29,14 @@ from whybox.model import (
 )
 from whybox.needs import living
 
+from . import asked, filters, listening, told
+
 #: A neighbour on the same wire answers within a millisecond; the kernel itself gives up after three
 #: requests, a second apart.
 LEAST_NS = 1_000_000_000
 
 #: What connect() says of a default route that throws packets away (measured).
 REFUSALS = {errno.EINVAL: "blackhole", errno.EHOSTUNREACH: "unreachable", errno.EACCES: "prohibit"}
-
-LOOK_ALIKE = {True: "a program that does not listen", False: "one that listens on loopback only"}
 
 
 class Observation(Struct, frozen=True, kw_only=True):
@@ -50,6 +51,10 @@ class Observation(Struct, frozen=True, kw_only=True):
     asked: tuple[str, ...]
     """Gateways that the kernel was made to look for."""
     elapsed_ns: int
+    shut: tuple[Step, ...] = ()
+    """Filters that stop all that is new, whoever it is for."""
+    flow: Flow | None = None
+    """The way to somebody whom a person named, walked and tried."""
 
 
 def observe(host: Host, target: Target) -> Watch[Observation]:
@@ -58,20 +63,38 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
     path = None if target.own("net") is False else Path(host, target, ports)
     started = host.monotonic_ns()
     before = None if path is None else path.view()
-    asked = () if path is None or before is None else tuple(path.asked(before))
+    sought = () if path is None or before is None else tuple(path.asked(before))
+    trial = watched(host, target)
     yield
+    after = None if path is None else path.view()
     return Observation(
         inside=target.runtime == "self",
         ports=ports,
         before=before,
-        after=None if path is None else path.view(),
-        asked=asked,
+        after=after,
+        asked=sought,
         elapsed_ns=host.monotonic_ns() - started,
+        shut=_shut(host, target, after),
+        flow=None if trial is None else trial.flow(),
     )
 
 
+def _shut(host: Host, target: Target, view: View | None) -> tuple[Step, ...]:
+    """From inside a container the filters may not be read, as the host's end may not be."""
+    try:
+        return shut(host, target, view, (p for p in target.ports if p.protocol == "tcp"))
+    except (OSError, ParseError):
+        return ()
+
+
 def judge(seen: Observation) -> Finding:
-    """The first broken hop, walking outward; then who listens on the published ports."""
+    """The first broken hop; where a person named somebody, on the way there."""
+    anybody = _way_out(seen)
+    return anybody if seen.flow is None else asked.judge(seen.flow, anybody)
+
+
+def _way_out(seen: Observation) -> Finding:
+    """Walking outward; then who listens on the published ports."""
     if seen.after is None:
         return clear("It uses the host's network: it has no path of its own that could break.")
     walked = [_walked(seen, out) for out in netview.ways_out(seen.after)]
@@ -85,7 +108,9 @@ def judge(seen: Observation) -> Finding:
     idle = [f"{link.name} is off." for link in seen.after.idle() if not link.up]
     besides = [each.summary for each in walked if each.verdict is Verdict.FOUND] + idle
     said = " Besides: ".join((best.summary, " ".join(besides))) if besides else best.summary
-    return _listening(seen, seen.after, structs.replace(best, summary=said))
+    best = structs.replace(best, summary=said)
+    best = filters.judged(seen.shut, best)
+    return listening.judged(seen.ports, seen.before, seen.after, best)
 
 
 def _walked(seen: Observation, out: WayOut) -> Finding:
@@ -113,70 +138,31 @@ def _hops(seen: Observation, out: WayOut) -> Iterator[RuledOut | Finding]:
     yield from _forwarded(seen, out)
 
 
-def _broken(
-    summary: str,
-    *evidence: Evidence | None,
-    cure: Cure,
-    severity: Severity = Severity.CRITICAL,
-    certainty: Certainty = Certainty.CONFIRMED,
-) -> Finding:
-    return Finding(
-        verdict=Verdict.FOUND,
-        summary=summary,
-        evidence=tuple(each for each in evidence if each is not None),
-        cures=(cure,),
-        severity=severity,
-        certainty=certainty,
-    )
-
-
-def _cure(advice: str, change: Change | None = None) -> Cure:
-    return Cure(advice=advice, change=change, safety=Safety.MUTATING)
-
-
-def _inside(words: str, says: str) -> Evidence:
-    return Evidence(f"{words} (in its network namespace)", says)
-
-
-def _there(far: Far, words: str, says: str) -> Evidence:
-    return Evidence(f"{words} (in {far.namespace})", says)
-
-
-def _moved(seen: Observation, name: str) -> Evidence | None:
-    """A counter of the container's own namespace that moved in the window."""
-    more = netview.moved(seen.before, seen.after, name)
-    return _inside("/proc/net/snmp", f"{name.replace('.', ' ')} +{more}") if more > 0 else None
-
-
 def _dropped(seen: Observation, far: Far) -> Evidence | None:
     """Where forwarding is off, what would have to be forwarded counts here (measured on 6.18)."""
     more = netview.moved_there(seen.before, far, "Ip.InAddrErrors")
-    return _there(far, "/proc/net/snmp", f"Ip InAddrErrors +{more}") if more > 0 else None
+    return told.there(far, "/proc/net/snmp", f"Ip InAddrErrors +{more}") if more > 0 else None
 
 
 def _no_interface(seen: Observation) -> Finding:
     if not seen.ports:
         return clear("It was given no network: it has no interface that leads out.")
-    return _broken(
-        f"It has no interface that leads out, so nobody reaches its {_published(seen.ports)}.",
-        _inside("ip link", "lo, and nothing else that leads out"),
-        cure=_cure("Connect it to a network: docker network connect NETWORK ID."),
+    return told.broken(
+        f"It has no interface that leads out, so nobody reaches its {told.published(seen.ports)}.",
+        told.inside("ip link", "lo, and nothing else that leads out"),
+        cure=told.cure("Connect it to a network: docker network connect NETWORK ID."),
     )
-
-
-def _published(ports: tuple[int, ...]) -> str:
-    return f"published port{'s' if len(ports) > 1 else ''} {', '.join(map(str, ports))}"
 
 
 def _switched_on(seen: Observation, out: WayOut) -> RuledOut | Finding:
     name = out.link.name
     if out.link.up:
         return RuledOut("an interface that is off", f"{name} is up")
-    return _broken(
+    return told.broken(
         f"Its interface {name} is switched off: nothing leaves it and nothing arrives.",
-        _inside(f"ip link show {name}", f"no flag UP, state {out.link.operstate}"),
-        _moved(seen, "Ip.OutNoRoutes"),
-        cure=_cure(
+        told.inside(f"ip link show {name}", f"no flag UP, state {out.link.operstate}"),
+        told.moved(seen.before, seen.after, "Ip.OutNoRoutes"),
+        cure=told.cure(
             f"Switch {name} on, and put back the default route that the kernel dropped with it.",
             LinkUp(name, gateway=out.gateway),
         ),
@@ -187,11 +173,11 @@ def _addressed(seen: Observation, out: WayOut) -> RuledOut | Finding:
     name, free = out.link.name, out.free
     if out.addresses:
         return RuledOut("no address", f"{name} has {', '.join(out.addresses)}")
-    return _broken(
+    return told.broken(
         f"Its interface {name} has no address, so nobody can answer it.",
-        _inside(f"ip address show {name}", "no address, or link-local ones only"),
-        _moved(seen, "Ip.OutNoRoutes"),
-        cure=_cure(
+        told.inside(f"ip address show {name}", "no address, or link-local ones only"),
+        told.moved(seen.before, seen.after, "Ip.OutNoRoutes"),
+        cure=told.cure(
             "Disconnect it from its network and connect it again: the engine then gives it an "
             f"address and a route{f'. {free} seems to be free' if free else ''}.",
             AddAddress(name, free, gateway=out.gateway) if free else None,
@@ -206,9 +192,9 @@ def _routed(seen: Observation, out: WayOut) -> RuledOut | Finding:
     refusal = REFUSALS.get(out.errno or 0)
     if refusal is None:
         return _unrouted(seen, out)
-    return _broken(
+    return told.broken(
         f"Its default route is of type {refusal}: its own kernel refuses what is for the outside.",
-        _inside(f"ip route get {OUTSIDE[out.way.family]}", errno.errorcode[out.errno or 0]),
+        told.inside(f"ip route get {OUTSIDE[out.way.family]}", errno.errorcode[out.errno or 0]),
         cure=_default_route(out),
     )
 
@@ -221,11 +207,11 @@ def _unrouted(seen: Observation, out: WayOut) -> Finding:
             "forwards: an internal network, from which no way out is meant to be."
         )
     # Whether that is on purpose only the engine knows; but an internal network publishes no port.
-    return _broken(
+    return told.broken(
         f"It has no default route: from {', '.join(out.addresses)} on {out.link.name} it reaches "
         "its own network and nothing else" + ("." if public else ", as in an internal network."),
-        _inside("ip route", "no default"),
-        _moved(seen, "Ip.OutNoRoutes"),
+        told.inside("ip route", "no default"),
+        told.moved(seen.before, seen.after, "Ip.OutNoRoutes"),
         cure=_default_route(out),
         severity=Severity.CRITICAL if public else Severity.WARNING,
         certainty=Certainty.CONFIRMED if public else Certainty.LIKELY,
@@ -234,8 +220,8 @@ def _unrouted(seen: Observation, out: WayOut) -> Finding:
 
 def _default_route(out: WayOut) -> Cure:
     if out.gateway is None:
-        return _cure("Give it a default route to the gateway of its network.")
-    return _cure(
+        return told.cure("Give it a default route to the gateway of its network.")
+    return told.cure(
         f"Send it to {out.gateway}, which the host's end of its network has.",
         DefaultRoute(out.gateway, out.link.name),
     )
@@ -246,16 +232,16 @@ def _wired(out: WayOut) -> Iterator[RuledOut | Finding]:
     link, far = out.link, out.way.far
     peer = None if far is None else far.peer
     if far is not None and peer is not None and not peer.up:
-        yield _broken(
+        yield told.broken(
             f"Its host end {peer.name} is switched off, so {link.name} has no carrier.",
-            _there(far, f"ip link show {peer.name}", "no flag UP"),
-            cure=_cure(f"Switch {peer.name} on.", LinkUp(peer.name, in_container=False)),
+            told.there(far, f"ip link show {peer.name}", "no flag UP"),
+            cure=told.cure(f"Switch {peer.name} on.", LinkUp(peer.name, in_container=False)),
         )
     elif not link.lower_up:
-        yield _broken(
+        yield told.broken(
             f"Its interface {link.name} has no carrier: what it is connected to is off or gone.",
-            _inside(f"ip link show {link.name}", f"NO-CARRIER, state {link.operstate}"),
-            cure=_cure("Switch on what is below it: the host's end, or the host's interface."),
+            told.inside(f"ip link show {link.name}", f"NO-CARRIER, state {link.operstate}"),
+            cure=told.cure("Switch on what is below it: the host's end, or the host's interface."),
         )
     yield RuledOut("no carrier", f"{link.name} has carrier")
     if link.kind not in netview.WIRES:
@@ -272,29 +258,29 @@ def _unplugged(link: Link, far: Far, peer: Link, missed: Link) -> Finding:
     has = (netview.with_length(a) for a in far.addresses if a.ifindex == missed.ifindex)
     where = "a bridge" if far.bridge is None else f"{missed.name} but into {far.bridge.name}"
     master = "without a master" if far.bridge is None else f"master {far.bridge.name}"
-    return _broken(
+    return told.broken(
         f"Its host end {peer.name} is not plugged into {where}: packets leave {link.name} and "
         f"reach nobody. Its gateway is at the bridge {missed.name}.",
-        _there(far, f"ip link show {peer.name}", f"up, {master}"),
-        _there(far, f"ip address show {missed.name}", ", ".join(has)),
-        cure=_cure(f"Plug {peer.name} into {missed.name}.", JoinBridge(peer.name, missed.name)),
+        told.there(far, f"ip link show {peer.name}", f"up, {master}"),
+        told.there(far, f"ip address show {missed.name}", ", ".join(has)),
+        cure=told.cure(f"Plug {peer.name} into {missed.name}.", JoinBridge(peer.name, missed.name)),
     )
 
 
 def _bridged(far: Far, peer: Link, bridge: Link) -> RuledOut | Finding:
     state = "forwarding" if peer.port is None else peer.port.state
     if not bridge.up:
-        return _broken(
+        return told.broken(
             f"The bridge {bridge.name} that its host end {peer.name} is plugged into is off.",
-            _there(far, f"ip link show {bridge.name}", "no flag UP"),
-            cure=_cure(f"Switch {bridge.name} on.", LinkUp(bridge.name, in_container=False)),
+            told.there(far, f"ip link show {bridge.name}", "no flag UP"),
+            cure=told.cure(f"Switch {bridge.name} on.", LinkUp(bridge.name, in_container=False)),
         )
     if state == "forwarding":
         return RuledOut("a host end on no bridge", f"its host end {peer.name} is on {bridge.name}")
-    return _broken(
+    return told.broken(
         f"The bridge {bridge.name} lets nothing through to its host end {peer.name}.",
-        _there(far, f"bridge link show dev {peer.name}", f"state {state}"),
-        cure=_cure("Wait, if the spanning tree is learning; else find the loop it blocks."),
+        told.there(far, f"bridge link show dev {peer.name}", f"state {state}"),
+        cure=told.cure("Wait, if the spanning tree is learning; else find the loop it blocks."),
     )
 
 
@@ -316,12 +302,14 @@ def _answered(seen: Observation, out: WayOut) -> Iterator[RuledOut | Finding]:
 
 
 def _silent(out: WayOut, gateway: str, certainty: Certainty) -> Finding:
-    cure = _cure("Find out who should have that address, or send it to a gateway that is there.")
+    cure = told.cure(
+        "Find out who should have that address, or send it to a gateway that is there."
+    )
     if out.gateway not in (None, gateway):
         cure = _default_route(out)
-    return _broken(
+    return told.broken(
         f"Its default route goes to {gateway} over {out.link.name}, and nobody there has it.",
-        _inside(f"ip neighbour show {gateway}", "FAILED or INCOMPLETE"),
+        told.inside(f"ip neighbour show {gateway}", "FAILED or INCOMPLETE"),
         cure=cure,
         certainty=certainty,
     )
@@ -340,49 +328,17 @@ def _forwarded(seen: Observation, out: WayOut) -> Iterator[RuledOut | Finding]:
     else:
         key = f"net.ipv4.conf.{name}.forwarding" if inet else "net.ipv6.conf.all.forwarding"
         everywhere = inet and far.forwarding_all is False
-        yield _broken(
+        yield told.broken(
             f"The host does not forward: what reaches the gateway {out.way.gateway} on {name} and "
             "is for somebody else ends there.",
-            _there(far, f"sysctl {key}", "0"),
+            told.there(far, f"sysctl {key}", "0"),
             _dropped(seen, far),
-            cure=_cure(
+            cure=told.cure(
                 f"Switch it on: sysctl -w {'net.ipv4.ip_forward' if everywhere else key}=1. "
                 "Engines do so only when they start, so find out what switched it off.",
                 IpForward() if everywhere else None,
             ),
         )
-
-
-def _listening(seen: Observation, view: View, way_out: Finding) -> Finding:
-    """To a stranger both faults look the same: a reset, which is ECONNREFUSED at once."""
-    if seen.ports and view.near.listeners is None:
-        return unknown("this kernel does not tell who listens: its module tcp_diag is missing")
-    where = {port: netview.listening(view.near, port) for port in seen.ports}
-    wrong = {port: ", ".join(found) for port, found in where.items() if found is not None}
-    if wrong:
-        return _unheard(seen, wrong, way_out.ruled_out)
-    if not seen.ports or way_out.verdict is not Verdict.CLEAR:
-        return way_out
-    return clear(f"{way_out.summary} It listens on its {_published(seen.ports)}.")
-
-
-def _unheard(seen: Observation, wrong: dict[int, str], sound: tuple[RuledOut, ...]) -> Finding:
-    faults = " and ".join(
-        f"listens on {at} only at port {port}" if at else f"does not listen on port {port}"
-        for port, at in wrong.items()
-    )
-    port, at = next(iter(wrong.items()))
-    everywhere = "[::]" if at == "0.0.0.0" else "0.0.0.0"
-    do = f"listen on {everywhere}:{port}" + (f" instead of {at}" if at else "")
-    other = f"it does, on {at}" if at else "no socket listens on that port at all"
-    found = _broken(
-        f"It {faults}: who comes in by its {_published(tuple(wrong))} is refused.",
-        *(_inside(f"ss -ltn sport = :{p}", where or "no socket") for p, where in wrong.items()),
-        _moved(seen, "Tcp.OutRsts"),
-        cure=_cure(f"Let the program {do}.", InProgram(do)),
-        severity=Severity.WARNING,
-    )
-    return structs.replace(found, ruled_out=(*sound, RuledOut(LOOK_ALIKE[bool(at)], other)))
 
 
 CASE = Case(

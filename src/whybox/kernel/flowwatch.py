@@ -1,0 +1,113 @@
+"""Walking the way to somebody before and after trying it, and the filters that let nobody through.
+
+The first is done for whom a person named; the second only reads.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from msgspec import structs
+
+from whybox.kernel.flow import Endpoint, Flow, Step, meter_of
+from whybox.kernel.flowspace import Space
+from whybox.kernel.flowwalk import Walk
+from whybox.kernel.host import Host
+from whybox.kernel.knock import Knock
+from whybox.kernel.netview import View, WayOut, ways_out
+from whybox.kernel.packetfilter import Packet
+from whybox.kernel.target import Port, Target
+
+
+def place(target: Target) -> str:
+    """Where a target's network namespace is; from inside, PID 1 may be another user's."""
+    pid = "self" if target.runtime == "self" or target.init is None else target.init.pid
+    return f"/proc/{pid}/ns/net"
+
+
+class Watched:
+    """One attempt, and the counters on its way at both ends of the window."""
+
+    def __init__(self, host: Host, target: Target, to: Endpoint) -> None:
+        self._host, self._path, self._to = host, place(target), to
+        walk = Walk(host, self._path, to)
+        walk.run()
+        self._before = walk.meters()
+        self._knock = Knock(self._path, to)
+
+    def close(self) -> None:
+        """Give the attempt up."""
+        self._knock.close()
+
+    def flow(self) -> Flow:
+        """What was seen."""
+        attempt = self._knock.outcome()
+        walk = Walk(self._host, self._path, self._to)
+        steps = walk.run()
+        return Flow(
+            to=self._to, steps=steps, before=self._before, after=walk.meters(), attempt=attempt
+        )
+
+
+def watched(host: Host, target: Target) -> Watched | None:
+    """Begin, where a person asked for it."""
+    if host.to is None or not host.live:
+        return None
+    return Watched(host, target, Endpoint(address=host.to[0], port=host.to[1]))
+
+
+def shut(host: Host, target: Target, view: View | None, ports: Iterable[Port]) -> tuple[Step, ...]:
+    """Filters that stop everything new that goes out, or all that comes to a published port."""
+    if view is None:
+        return ()
+    asked = tuple(ports)
+    return tuple(step for out in ways_out(view) for step in _shut(host, place(target), out, asked))
+
+
+def _shut(host: Host, path: str, out: WayOut, ports: tuple[Port, ...]) -> Iterator[Step]:
+    own = next((address.partition("/")[0] for address in out.addresses), None)
+    here = Space(host, path, "the container")
+    first = Packet(family=out.way.family, source=own, iif="", oif=out.link.name)
+    yield from _stopped(here, "output", first, "there")
+    for port in ports:
+        came = Packet(
+            family=out.way.family, destination=own, dport=port.port, iif=out.link.name, oif=""
+        )
+        yield from _stopped(here, "input", came, "in")
+    far = out.way.far
+    at = None if far is None else (far.bridge or far.peer)
+    if at is None or out.link.link_netnsid is None:
+        return
+    there = here.place_of(out.link.link_netnsid)
+    if there is None:
+        return
+    router = Space(host, there, "its host" if far is None else far.namespace)
+    sent = Packet(family=out.way.family, source=own, iif=at.name, oif="")
+    yield from _stopped(router, "prerouting", sent, "there")
+    passed = Packet(family=out.way.family, source=own, iif=at.name)
+    yield from _stopped(router, "forward", passed, "there")
+    for port in ports:
+        if not _has_proxy(router, port):
+            came = Packet(family=out.way.family, destination=own, dport=port.port, oif=at.name)
+            yield from _stopped(router, "forward", came, "in")
+
+
+def _has_proxy(router: Space, port: Port) -> bool:
+    """Whether a program there takes the connections and makes new ones (docker-proxy)."""
+    return port.host_port is not None and bool(router.listeners(port.host_port))
+
+
+def _stopped(space: Space, hook: str, packet: Packet, way: str) -> Iterator[Step]:
+    known = structs.replace(packet, local=space.local, indexes=space.indexes)
+    stopped = space.facts.ruleset.passage(hook, known).stopped
+    if stopped is not None and stopped.rule is not None:
+        refuses = stopped.effect.verdict == "reject"
+        yield Step(
+            way=way,
+            space=space.name,
+            kind="filter",
+            name=hook.upper(),
+            says=f"{stopped.rule} {'refuses' if refuses else 'drops'} it: {stopped.rule.text}",
+            fault="refused" if refuses else "dropped",
+            meter=meter_of(stopped.rule),
+            rule=stopped.rule,
+            facts={"port": "" if packet.dport is None else str(packet.dport)},
+        )

@@ -1,0 +1,47 @@
+"""Every fault of a container's way, made for real: the hop that whybox names, and how fast."""
+
+import time
+
+import pytest
+from msgspec import structs
+
+from tests.live import networks
+from tests.live.conftest import require
+from tests.live.faults import FAULTS, Fault, World, broken
+from whybox.cases.network.path_broken.probe import CASE
+from whybox.diagnose import diagnose
+from whybox.kernel.host import Host
+from whybox.model import Finding, Verdict
+
+#: The kernel gives up a neighbour after three requests, a second apart; the first one tells enough.
+WINDOW_SECONDS = 1.2
+SLOWEST_SECONDS = 3.0
+
+
+def asked(world: World, fault: Fault, to: str) -> Finding:
+    """``whybox diagnose --to``."""
+    address, _, port = to.rpartition(":")
+    host = Host(window_seconds=WINDOW_SECONDS, to=(address, int(port)))
+    cases = {"network/path_broken": structs.replace(CASE, needs=())}
+    report = diagnose(host, [world.target(fault.who)], cases)
+    (finding,) = report.targets[0].findings
+    return finding
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_named_by_its_hop(name: str) -> None:
+    require(networks.unmet_need())
+    fault = FAULTS[name]
+    with broken(fault) as world:
+        began = time.monotonic()
+        finding = asked(world, fault, fault.to)
+        took = time.monotonic() - began
+    said = f"{finding.verdict}: {finding.summary}"
+    if not fault.names:
+        assert finding.verdict is Verdict.CLEAR, said
+    else:
+        assert finding.verdict is Verdict.FOUND, said
+        evidence = " ".join(f"{each.source} {each.says}" for each in finding.evidence)
+        for word in fault.names:
+            assert word in finding.summary, f"{word!r} is not in: {said} ({evidence})"
+    assert took < SLOWEST_SECONDS
