@@ -9,10 +9,19 @@ from pathlib import Path
 import pytest
 
 from tests.live.boxes import status
-from whybox.change import AddAddress, Change, DefaultRoute, IpForward, JoinBridge, LinkUp
+from whybox.change import (
+    AddAddress,
+    Change,
+    DefaultRoute,
+    FilterRule,
+    IpForward,
+    JoinBridge,
+    LinkUp,
+)
 from whybox.kernel import netns
 from whybox.lab import workload
 from whybox.lab.box import Box, Network
+from whybox.lab.packetfilter import Filtered
 
 REMOTE = ("10.99.1.2", 9)
 
@@ -73,6 +82,11 @@ FAULTS: list[tuple[Network, tuple[Change, ...]]] = [
     (Network(bridge_up=False), (LinkUp("br0", in_container=False),)),
     (Network(bridged=False), (JoinBridge("veth0", "br0"),)),
     (Network(forward=False), (IpForward(),)),
+    (Network(filtered=Filtered(hook="forward")), (FilterRule("nft inet lab", "forward", 0),)),
+    (
+        Network(filtered=Filtered(hook="output", policy="accept", to=REMOTE[0])),
+        (FilterRule("nft inet lab", "output", 1, handle=2, in_container=True),),
+    ),
 ]
 
 

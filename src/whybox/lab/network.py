@@ -20,6 +20,7 @@ from whybox.change import (
     AddAddress,
     Change,
     DefaultRoute,
+    FilterRule,
     IpForward,
     JoinBridge,
     LinkUp,
@@ -42,12 +43,17 @@ from whybox.kernel.rtnetlink import (
     RTA_OIF,
     RTM_GETLINK,
 )
+from whybox.lab import packetfilter
+from whybox.lab.packetfilter import Filtered
 
 RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWQDISC, RTM_DELQDISC = 16, 20, 24, 36, 37
 TC_H_ROOT, TCA_KIND, TCA_OPTIONS, TCA_TBF_PARMS, TCA_TBF_BURST = 0xFFFFFFFF, 1, 2, 1, 6
 NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x4, 0x100, 0x200, 0x400
 IFLA_NET_NS_FD, IFLA_INFO_DATA, VETH_INFO_PEER = 28, 2, 1
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 3, 0, 1
+
+#: Filters that a packet of the box meets at the node; the others are in the box.
+NODE_HOOKS = ("prerouting", "forward")
 
 IP_FORWARD = "/proc/sys/net/ipv4/ip_forward"
 
@@ -78,6 +84,7 @@ class Network(Struct, frozen=True, kw_only=True):
     bridged: bool = True
     bridge_up: bool = True
     forward: bool = True
+    filtered: Filtered | None = None
 
     @property
     def prefix(self) -> str:
@@ -209,6 +216,8 @@ class Node:
                 wires.join(wanted.peer, wanted.bridge)
             wires.up(wanted.peer)
         _set_forwarding(wanted.forward)
+        if wanted.filtered is not None and wanted.filtered.hook in NODE_HOOKS:
+            packetfilter.add(wanted.filtered)
 
     def _wire_remote(self) -> None:
         with Wires() as wires:
@@ -227,6 +236,8 @@ class Node:
                 wires.add_route(wanted.interface, wanted.wrong_gateway or wanted.gateway)
             if not wanted.up:
                 wires.up(wanted.interface, False)
+        if wanted.filtered is not None and wanted.filtered.hook not in NODE_HOOKS:
+            packetfilter.add(wanted.filtered)
 
 
 def _new_namespace() -> int:
@@ -248,14 +259,14 @@ def switch_loopback_on() -> None:
 
 def concerns(change: Change) -> bool:
     """Whether a change is one of the network."""
-    kinds = LinkUp | AddAddress | DefaultRoute | JoinBridge | NoQueue | IpForward
+    kinds = LinkUp | AddAddress | DefaultRoute | JoinBridge | NoQueue | IpForward | FilterRule
     return isinstance(change, kinds)
 
 
 def apply(change: Change, *, box: int, node: int | None) -> bool:
     """Change the network around the process ``box``; its node is that of the process ``node``."""
     in_node = isinstance(change, JoinBridge | IpForward) or (
-        isinstance(change, LinkUp | NoQueue) and not change.in_container
+        isinstance(change, LinkUp | NoQueue | FilterRule) and not change.in_container
     )
     pid = node if in_node else box
     if not concerns(change) or pid is None:
@@ -271,6 +282,9 @@ def _restore_route(wires: Wires, interface: str, gateway: str | None) -> None:
 
 
 def _apply_here(change: Change) -> None:
+    if isinstance(change, FilterRule):
+        packetfilter.apply(change)
+        return
     with Wires() as wires:
         match change:
             case LinkUp(interface=interface, gateway=gateway):

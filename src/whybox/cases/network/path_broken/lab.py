@@ -6,9 +6,11 @@ from whybox.change import JoinBridge
 from whybox.lab import workload
 from whybox.lab.box import Box, Network
 from whybox.lab.lab import Lab, Scenario
+from whybox.lab.packetfilter import TABLE, Filtered
 from whybox.model import Finding
 
 PORT = 8080
+REMOTE = "10.99.1.2"
 
 
 def serving(network: Network, address: str = "0.0.0.0") -> Scenario:
@@ -18,6 +20,21 @@ def serving(network: Network, address: str = "0.0.0.0") -> Scenario:
         box.network(network)
         box.port(PORT)
         box.start(workload.listen(address, PORT))
+
+    return scenario
+
+
+def filtered(hook: str, policy: str = "drop", to: str | None = None) -> Network:
+    """A packet filter on the way; what is for ``to`` is treated the other way."""
+    return Network(filtered=Filtered(hook=hook, policy=policy, to=to))
+
+
+def calling(network: Network) -> Scenario:
+    """A box that nobody comes in to."""
+
+    def scenario(box: Box) -> None:
+        box.network(network)
+        box.start(workload.idle())
 
     return scenario
 
@@ -48,12 +65,6 @@ def sidecar(box: Box) -> None:
     box.run(workload.listen("127.0.0.1", 9090))
 
 
-def client(box: Box) -> None:
-    """Nothing listens, and nothing is published."""
-    box.network(Network())
-    box.start(workload.idle())
-
-
 def both_families() -> None:
     """One IPv6 socket, which takes IPv4 as well."""
     with socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True):
@@ -79,7 +90,8 @@ def numbers(finding: Finding) -> str | None:
     change = finding.cures[0].change
     if isinstance(change, JoinBridge) and change != JoinBridge(wired.peer, wired.bridge):
         return f"{change} does not plug {wired.peer} into {wired.bridge}"
-    names = (wired.interface, wired.peer, wired.bridge, str(PORT))
+    table = f"nft inet {TABLE}"
+    names = (wired.interface, wired.peer, wired.bridge, str(PORT), table)
     if not any(name in finding.summary for name in names):
         return f"none of {', '.join(names)} is named"
     return None
@@ -91,9 +103,11 @@ LAB = Lab(
     look_alikes={
         "no network at all": alone,
         "a sidecar's port on 127.0.0.1": sidecar,
-        "nothing listens and nothing is published": client,
+        "nothing listens and nothing is published": calling(Network()),
         "one socket for IPv6 and IPv4": dual_stack,
         "an internal network": internal,
+        "a filter against one address": serving(filtered("forward", "accept", REMOTE)),
+        "a filter that lets one address out": calling(filtered("output", "drop", REMOTE)),
     },
     variants={
         "its interface is off": serving(Network(up=False)),
@@ -104,8 +118,12 @@ LAB = Lab(
         "its host end is off": serving(Network(peer_up=False)),
         "the bridge is off": serving(Network(bridge_up=False)),
         "the host does not forward": serving(Network(forward=False)),
+        "the host's filter drops what is forwarded": serving(filtered("forward")),
+        "the same, nothing published": calling(filtered("forward")),
+        "its own filter lets nobody in": serving(filtered("input")),
         "nothing listens": mute,
         "it listens on loopback only": serving(Network(), "127.0.0.1"),
     },
     numbers=numbers,
+    window_seconds=1.2,
 )
