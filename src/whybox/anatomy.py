@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from whybox.ingress import Entrance, entrances
 from whybox.kernel import capability, cpu, memory, pids, stopping, task
 from whybox.kernel.cgroup import Group
 from whybox.kernel.host import Host
@@ -116,6 +117,8 @@ class Anatomy(Struct, frozen=True, kw_only=True):
     rights: Rights | None
     network: tuple[Interface, ...] | None
     """``None``: it is the host's network, or could not be looked at (then ``gaps`` says so)."""
+    entrances: tuple[Entrance, ...] | None = None
+    """How published ports get in; looked for where that was asked."""
     gaps: tuple[str, ...]
     """What could not be looked at, and why."""
 
@@ -124,8 +127,13 @@ class Anatomy(Struct, frozen=True, kw_only=True):
 MOST_PROCESSES = 32
 
 
-def anatomy(host: Host, target: Target, others: Iterable[Target] = ()) -> Anatomy:
-    """Look at a living container; ``others`` are whom it may share namespaces with."""
+def anatomy(
+    host: Host, target: Target, others: Iterable[Target] = (), *, net: bool = False
+) -> Anatomy:
+    """Look at a living container; ``others`` are whom it may share namespaces with.
+
+    ``net``: also how its published ports get in, for which the host's filters are read.
+    """
     if target.init is None:
         raise ProcessLookupError(3, "it is not running, so there is nothing to look at")
     gaps: list[str] = []
@@ -142,6 +150,7 @@ def anatomy(host: Host, target: Target, others: Iterable[Target] = ()) -> Anatom
         mounts=seen,
         rights=_rights(host, pid, gaps),
         network=_network(host, target, gaps),
+        entrances=_entrances(host, target, gaps) if net else None,
         gaps=tuple(gaps),
     )
 
@@ -301,6 +310,14 @@ def _network(host: Host, target: Target, gaps: list[str]) -> tuple[Interface, ..
         return None
     ways = {way.ifindex: way for way in reversed(view.ways)}
     return tuple(_interface(view.near, link, ways.get(link.ifindex)) for link in view.near.links)
+
+
+def _entrances(host: Host, target: Target, gaps: list[str]) -> tuple[Entrance, ...] | None:
+    try:
+        return entrances(host, target)
+    except OSError as error:
+        gaps.append(f"published ports: {error.strerror or error}")
+        return None
 
 
 def _interface(near: Near, link: Link, way: Way | None) -> Interface:

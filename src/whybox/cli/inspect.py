@@ -13,6 +13,9 @@ from whybox.kernel.host import Host
 def options(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     parser.add_argument("target", help="as in whybox diagnose")
+    parser.add_argument(
+        "--net", action="store_true", help="also how each published port really gets in"
+    )
     choices.add_output(parser, "text", "json")
 
 
@@ -21,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     host = Host()
     targets = choices.resolved(host, [arguments.target], everything=False)
     try:
-        seen = anatomy(host, targets[0], finding.containers(host))
+        seen = anatomy(host, targets[0], finding.containers(host), net=arguments.net)
     except ProcessLookupError as error:
         raise Failure(f"{targets[0].name}: {error.strerror}") from None
     if arguments.output == "json":

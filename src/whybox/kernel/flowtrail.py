@@ -62,10 +62,16 @@ class Trail:
     def _space(self, path: str, name: str | None = None) -> Space:
         inode = self._host.inode(path)
         if inode not in self.spaces:
-            own = {self._inode(place) for place in HOST_PLACES}
-            label = name or ("the host" if inode in own else f"net:[{inode}]")
+            label = name or self._label(inode)
             self.spaces[inode] = Space(self._host, path, label)
         return self.spaces[inode]
+
+    def _label(self, inode: int) -> str:
+        """Whybox is run on the host; where it is not, kthreadd is there all the same."""
+        own, first = (self._inode(place) for place in HOST_PLACES)
+        if inode == own:
+            return "the host"
+        return "the first namespace" if inode == first else f"net:[{inode}]"
 
     def _inode(self, path: str) -> int | None:
         try:

@@ -4,13 +4,14 @@ Containers may share a network namespace, with their pod or with the host; then 
 tells of a socket does not tell whose it is.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 
 from msgspec import Struct
 
 from whybox.kernel import freezer, task
 from whybox.kernel.host import Host
+from whybox.kernel.namespace import namespace
 from whybox.kernel.target import Target, processes
 
 #: So many descriptors are read to find out whose a socket is.
@@ -39,10 +40,23 @@ class Owners(Struct, frozen=True, kw_only=True):
 
 def owners(host: Host, target: Target, inodes: Iterable[int]) -> Owners:
     """Which of the container's processes have these sockets open."""
+    wanted = frozenset(inodes)
+    found, complete = _among(host, processes(host, target) if wanted else (), wanted)
+    return Owners(of=found, complete=complete, frozen=freezer.frozen(host, target))
+
+
+def within(host: Host, netns: int, inodes: Iterable[int]) -> Mapping[int, Owner]:
+    """Which processes of a network namespace have these sockets open, by the socket's inode."""
+    there = (pid for pid in task.pids(host) if namespace(host, pid, "net") == netns)
+    return _among(host, there, frozenset(inodes))[0]
+
+
+def _among(host: Host, pids: Iterable[int], inodes: Set[int]) -> tuple[dict[int, Owner], bool]:
+    """Who has them open, and whether every descriptor was seen."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
     found: dict[int, Owner] = {}
     complete, left = True, MOST_LINKS
-    for pid in processes(host, target) if wanted else ():
+    for pid in pids:
         if len(found) == len(wanted):
             break
         try:
@@ -57,7 +71,7 @@ def owners(host: Host, target: Target, inodes: Iterable[int]) -> Owners:
                 if inode is not None and (owner := _owner(host, pid)) is not None:
                     found.setdefault(inode, owner)
         left -= len(names)
-    return Owners(of=found, complete=complete, frozen=freezer.frozen(host, target))
+    return found, complete
 
 
 def _owner(host: Host, pid: int) -> Owner | None:

@@ -2,6 +2,7 @@
 
 from whybox.anatomy import Anatomy, Interface, Limit, Namespace, Rights, Root
 from whybox.kernel.host import printable
+from whybox.views import entrances
 from whybox.views.text import Style, life
 
 #: A table of mounts longer than this is cut; ``-o json`` has them all.
@@ -22,6 +23,8 @@ def page(seen: Anatomy, style: Style) -> str:
     blocks.append(_block("mounts", _mounts(seen), style))
     blocks.append(_block("rights", _rights(seen.rights), style))
     blocks.append(_block("network", _network(seen.network), style))
+    if seen.entrances is not None:
+        blocks.append(_block("published ports", entrances.lines(seen.entrances), style))
     blocks.append(_block("processes", list(seen.processes), style))
     blocks.append(_block("when it is stopped", list(seen.stop), style))
     if seen.gaps:
