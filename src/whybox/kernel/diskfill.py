@@ -9,7 +9,7 @@ from msgspec import Struct, structs
 from whybox.kernel import diskplaces, diskuse, finding, heldfiles, refusals
 from whybox.kernel.diskplaces import Kind, Place, Places
 from whybox.kernel.diskroom import Project, Room
-from whybox.kernel.diskuse import Use
+from whybox.kernel.diskuse import Heavy, Use
 from whybox.kernel.heldfiles import Held, Looked
 from whybox.kernel.host import Host, ParseError, printable
 from whybox.kernel.mountinfo import mounts
@@ -219,10 +219,14 @@ def _looked_into(
         host,
         _members(host, target),
         _beneath(mine),
-        named=target.own("mnt") is False,
+        named=True,
         since_ns=since_ns,
     )
-    holders = [*_of_places(host, mine, since_ns), *_of_files(looked)]
+    shared = target.own("mnt") is False
+    holders = [
+        *_of_places(host, mine, looked, since_ns),
+        *_of_files(looked, named=shared),
+    ]
     others: list[Holder] = []
     if disk.project is None and target.runtime != "self":
         known = {(place.device, place.inode) for place in mine}
@@ -258,7 +262,7 @@ def _explained(disk: FileSystem, *holders: list[Holder]) -> float:
 
 
 def _of_places(
-    host: Host, places: Iterable[Place], since_ns: int, owner: str = ""
+    host: Host, places: Iterable[Place], looked: Looked, since_ns: int, owner: str = ""
 ) -> Iterator[Holder]:
     for place in places:
         if place.kind is not Kind.HOST:
@@ -267,12 +271,43 @@ def _of_places(
                 kind=place.kind,
                 name=place.name,
                 mountpoint=place.mountpoint,
-                use=diskuse.use(host, place, since_ns),
+                use=_used(place, diskuse.use(host, place, since_ns), looked),
             )
 
 
-def _of_files(looked: Looked, owner: str = "") -> Iterator[Holder]:
+def _used(place: Place, use: Use, looked: Looked) -> Use:
+    """With the total that is known without looking, and the files that are being written.
+
+    Where time was over, a file that somebody has open is not left out for that.
+    """
+    if use.incomplete is None:
+        return use
+    known = {file.path for file in use.largest}
+    mine = [
+        Heavy(path=one.path, bytes=one.bytes, growing=one.growing)
+        for one in looked.files
+        if one.named and one.mount_id == place.mount_id and one.path not in known
+    ]
+    largest = sorted((*use.largest, *mine), key=lambda one: -one.bytes)
+    total, names = use.bytes + sum(one.bytes for one in mine), use.files
+    if place.whole:
+        nameless = [one for one in looked.files if not one.named]
+        total = max(total, place.room.used_bytes - sum(one.bytes for one in nameless))
+        names = max(names, place.room.used_files - len(nameless))
+    return structs.replace(
+        use,
+        bytes=total,
+        files=names,
+        largest=tuple(largest[: diskuse.MOST_TOLD]),
+        written=use.written or any(one.growing for one in mine),
+    )
+
+
+def _of_files(looked: Looked, owner: str = "", *, named: bool = False) -> Iterator[Holder]:
+    """Those without a name; those with one lie in a place, where there is one."""
     for one in looked.files:
+        if one.named and not named:
+            continue
         yield Holder(
             owner=owner,
             kind=None,
@@ -299,10 +334,11 @@ def _others(
         theirs = [place for place in _places(host, other) if place.device == disk.device]
         new = [place for place in theirs if (place.device, place.inode) not in known]
         known |= {(place.device, place.inode) for place in new}
-        found += _of_places(host, new, since_ns, name)
         members = _members(host, other)
         seen.update(members)
-        found += _of_files(heldfiles.held(host, members, _beneath(theirs), since_ns=since_ns), name)
+        looked = heldfiles.held(host, members, _beneath(theirs), named=True, since_ns=since_ns)
+        found += _of_places(host, new, looked, since_ns, name)
+        found += _of_files(looked, name)
     rest = [pid for pid in pids(host) if pid not in seen][:MOST_PROCESSES]
     hosts = _hosts(host, disk.device)
     looked = heldfiles.held(host, rest, hosts, since_ns=since_ns, maps=False)

@@ -74,6 +74,8 @@ class Place(Struct, frozen=True, kw_only=True):
     options: tuple[str, ...]
     room: Room
     project: Project | None = None
+    whole: bool = False
+    """Whether it is the whole file system, or the whole project: all that is taken lies in it."""
 
 
 class Places(Struct, frozen=True, kw_only=True):
@@ -176,7 +178,8 @@ def _disk(host: Host, root: str, mount: Mount, descriptor: int, ours: Sequence[M
         fstype=mount.fstype,
         options=mount.super_options,
         room=said,
-        project=project(host, descriptor, said.size_bytes),
+        project=(quota := project(host, descriptor, said.size_bytes)),
+        whole=quota is not None or mount.root == "/",
     )
 
 
@@ -206,6 +209,7 @@ def _layer(
     try:
         there = os.fstat(top)
         beneath = on_device(ours, _name(there.st_dev))
+        quota = project(host, top, said.size_bytes)
         return structs.replace(
             place,
             path=upper,
@@ -213,7 +217,8 @@ def _layer(
             inode=there.st_ino,
             fstype="" if beneath is None else beneath.fstype,
             options=() if beneath is None else beneath.super_options,
-            project=project(host, top, said.size_bytes),
+            project=quota,
+            whole=quota is not None,
         )
     finally:
         os.close(top)

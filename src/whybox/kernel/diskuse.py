@@ -1,7 +1,7 @@
 """What takes the room in one directory: ``du`` with a bound, that tells what it left out.
 
-Level by level, so that one deep tree does not use up the time of all others; what a file takes is
-its blocks (``st_blocks``), not its length, and a file with several names counts once.
+What a file takes is its blocks (``st_blocks``), not its length, and a file with several names
+counts once.
 """
 
 import os
@@ -14,9 +14,9 @@ from whybox.kernel.diskplaces import Place, opened
 from whybox.kernel.host import Host, decode, printable
 from whybox.kernel.walk import Walk, joined
 
-#: For all walks of one moment together; of one place not more than a third of it.
-MOST_NS = 3_000_000_000
-MOST_ENTRIES = 50_000
+#: For all walks of one moment together; of one place not more than half of it.
+MOST_NS = 4_000_000_000
+MOST_ENTRIES = 500_000
 MOST_IN_ONE = 20_000
 MOST_TOLD = 3
 
@@ -57,7 +57,7 @@ class Purse:
 
     def share(self) -> int:
         """How much the next may take."""
-        return max(0, min(self._left, self._all // 3))
+        return max(0, min(self._left, self._all // 2))
 
     def pay(self, nanoseconds: int) -> None:
         """So much was taken."""
@@ -139,7 +139,7 @@ class _Sum:
 
 def _walked(walk: Walk, mountpoint: str, since_ns: int) -> Use:
     summed = _Sum(since_ns)
-    for directory in walk.directories(breadth_first=True):
+    for directory in walk.directories(widely=True):
         summed.files += directory.entries
         summed.crowded = max(summed.crowded, (directory.entries, directory.path))
         for entry in directory.files:

@@ -44,6 +44,8 @@ class Held(Struct, frozen=True, kw_only=True):
     writing: bool
     """Whether it is open for writing."""
     growing: bool
+    mount_id: int | None = None
+    """Of the mount that it was opened through; ``None``: it is mapped."""
     holders: int = 1
     """So many processes hold it."""
 
@@ -132,7 +134,8 @@ class _Search:
         writing = int(told.get("flags", "0"), 8) & _O_ACCMODE != os.O_RDONLY
         if writing or path.endswith(DELETED):
             device = self.devices[told["mnt_id"]]
-            self._add(pid, comm, int(number), link, path, mine, writing=writing, device=device)
+            mount_id = int(told["mnt_id"])
+            self._add(pid, comm, int(number), link, path, mine, writing, device, mount_id)
 
     def _mapped(self, pid: int) -> Iterator[tuple[str, str]]:
         devices = [device for device in self.devices if ":" in device]
@@ -152,9 +155,9 @@ class _Search:
         link: str,
         path: str,
         mine: set[tuple[str, int]],
-        *,
         writing: bool,
         device: str | None = None,
+        mount_id: int | None = None,
     ) -> None:
         try:
             said = os.stat(self.host.path(link))
@@ -184,6 +187,7 @@ class _Search:
                 named=not deleted,
                 writing=writing,
                 growing=said.st_mtime_ns >= self.since_ns,
+                mount_id=mount_id,
             )
         mine.add(key)
 

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from heapq import heappop, heappush
 
 from msgspec import Struct
 
@@ -38,6 +39,53 @@ class Directory(Struct, frozen=True, kw_only=True):
     """Names of any kind in it, as far as it was listed."""
 
 
+class _Deep:
+    """Directories to come, the last that was found first."""
+
+    def __init__(self) -> None:
+        self._paths: list[str] = []
+
+    def add(self, path: str, _: "os.DirEntry[str] | None") -> None:
+        self._paths.append(path)
+
+    def take(self) -> str | None:
+        return self._paths.pop() if self._paths else None
+
+
+class _Wide:
+    """Directories to come: by turns the one nearest to the top and the one changed last.
+
+    So neither one deep tree nor many old ones use up the time before what was just filled.
+    """
+
+    def __init__(self) -> None:
+        self._paths: deque[str] = deque()
+        self._newest: list[tuple[float, str]] = []
+        self._taken: set[str] = set()
+        self._turn = 0
+
+    def add(self, path: str, entry: "os.DirEntry[str] | None") -> None:
+        """It may be removed while we look."""
+        changed = 0.0
+        if entry is not None:
+            try:
+                changed = entry.stat(follow_symlinks=False).st_mtime
+            except OSError:
+                return
+        self._paths.append(path)
+        heappush(self._newest, (-changed, path))
+
+    def take(self) -> str | None:
+        self._turn += 1
+        while self._paths and self._newest:
+            path = self._paths.popleft() if self._turn % 2 else heappop(self._newest)[1]
+            # Each is in both; the second time it is only taken out.
+            if path not in self._taken:
+                self._taken.add(path)
+                return path
+        return None
+
+
 class Walk:
     """One walk: each directory once, then ``incomplete`` says what was left out, if anything."""
 
@@ -46,7 +94,7 @@ class Walk:
         top: int,
         *,
         most_entries: int = MOST_ENTRIES,
-        most_ns: int = MOST_NS,
+        most_ns: int | None = None,
         most_in_one: int | None = None,
         without: frozenset[int] = frozenset(),
     ) -> None:
@@ -58,14 +106,14 @@ class Walk:
         """Of one directory so many names are looked at; ``None``: all."""
         self._without = without
         """The inodes of directories that are left out."""
-        self._cpu_end_ns = time.thread_time_ns() + min(MOST_CPU_NS, most_ns)
-        self._end_ns = time.monotonic_ns() + most_ns
+        self._cpu_end_ns = time.thread_time_ns() + (most_ns or MOST_CPU_NS)
+        self._end_ns = time.monotonic_ns() + (most_ns or MOST_NS)
 
-    def directories(self, *, breadth_first: bool = False) -> Iterator[Directory]:
-        """Every directory from the top down; level by level, one deep tree does not use up all."""
-        pending = deque(["."])
-        while pending and not self._spent():
-            path = pending.popleft() if breadth_first else pending.pop()
+    def directories(self, *, widely: bool = False) -> Iterator[Directory]:
+        """Every directory from the top down; ``widely``, those first that are likely to tell."""
+        pending: _Deep | _Wide = _Wide() if widely else _Deep()
+        pending.add(".", None)
+        while not self._spent() and (path := pending.take()) is not None:
             try:
                 descriptor = _open_directory(self._top, path)
             except OSError as error:
@@ -74,9 +122,10 @@ class Walk:
             try:
                 here, below = self._listed(path, descriptor)
                 yield here
+                for entry in below:
+                    pending.add(joined(path, entry.name), entry)
             finally:
                 os.close(descriptor)
-            pending.extend(joined(path, name) for name in below)
 
     def while_time(self, names: Iterable[str]) -> Iterator[str]:
         """The same names, for as long as the walk may last."""
@@ -85,16 +134,16 @@ class Walk:
                 return
             yield name
 
-    def _listed(self, path: str, descriptor: int) -> tuple[Directory, list[str]]:
+    def _listed(self, path: str, descriptor: int) -> "tuple[Directory, list[os.DirEntry[str]]]":
         files: list[os.DirEntry[str]] = []
-        below: list[str] = []
+        below: list[os.DirEntry[str]] = []
         number = 0
         with os.scandir(descriptor) as entries:
             for number, entry in enumerate(entries, 1):
                 self._entries += 1
                 if entry.is_dir(follow_symlinks=False):
                     if entry.inode() not in self._without:
-                        below.append(entry.name)
+                        below.append(entry)
                 elif entry.is_file(follow_symlinks=False):
                     files.append(entry)
                 if self._entries % _STRIDE == 0 and self._spent():

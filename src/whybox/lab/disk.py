@@ -17,7 +17,7 @@ from contextlib import suppress
 from whybox.kernel.fsfreeze import freeze, thaw
 from whybox.kernel.host import Host
 from whybox.kernel.libc import MNT_DETACH, PR_SET_PDEATHSIG, prctl, umount2
-from whybox.lab import rootfs
+from whybox.lab import quota, rootfs
 from whybox.lab.box import Box
 
 _TOOLS = ("mke2fs", "mount")
@@ -44,28 +44,34 @@ def _loadable(host: Host) -> bool:
 class Disk:
     """One file system, mounted on the host; ``name`` ends in the lab's pid and a number."""
 
-    def __init__(self, name: str, *, mib: int = 32, inodes: int | None = None) -> None:
+    def __init__(
+        self, name: str, *, mib: int = 32, inodes: int | None = None, projects: bool = False
+    ) -> None:
         self.base = f"{rootfs.disk()}/whybox-disk-{name}"
         self.mountpoint = f"{self.base}/mounted"
         """Where the host has it."""
         os.mkdir(self.base, 0o711)
         self._guard = _guard(self.base, self.mountpoint)
         try:
-            self._mount(mib, inodes)
+            self._mount(mib, inodes, projects=projects)
         except BaseException:
             self.remove()
             raise
 
-    def _mount(self, mib: int, inodes: int | None) -> None:
+    def _mount(self, mib: int, inodes: int | None, *, projects: bool) -> None:
         image = f"{self.base}/image"
         with open(image, "wb") as file:
             file.truncate(mib << 20)
         os.mkdir(self.mountpoint)
         few = () if inodes is None else ("-N", str(inodes))
-        _run("mke2fs", "-q", "-F", "-t", "ext4", *few, image)
+        features = quota.FEATURES if projects else ()
+        _run("mke2fs", "-q", "-F", "-t", "ext4", *few, *features, image)
         if not os.path.exists("/dev/loop-control"):
             _run("modprobe", "loop")
-        _run("mount", "-o", "loop", image, self.mountpoint)
+        if projects:
+            quota.load()
+        options = quota.OPTIONS if projects else "loop"
+        _run("mount", "-o", options, image, self.mountpoint)
         os.chmod(self.mountpoint, 0o1777)
 
     @property

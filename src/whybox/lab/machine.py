@@ -5,9 +5,18 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
 
-from whybox.change import Change, EmptyFile, FileAccess, HostSysctl, Sysctl, ThawFilesystem
+from whybox.change import (
+    Change,
+    EmptyFile,
+    FileAccess,
+    HostSysctl,
+    ProjectQuota,
+    Sysctl,
+    ThawFilesystem,
+)
 from whybox.kernel.fsfreeze import thaw
 from whybox.kernel.netns import call_in
+from whybox.lab import quota
 
 
 def apply(change: Change, pid: int, closing: ExitStack) -> bool:
@@ -17,6 +26,8 @@ def apply(change: Change, pid: int, closing: ExitStack) -> bool:
             thaw(path)
         case EmptyFile(path=file):
             os.truncate(file, 0)
+        case ProjectQuota():
+            quota.limit(change)
         case HostSysctl():
             set_sysctl(change, closing)
         case Sysctl(at_start=False):

@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from whybox.change import ProjectQuota
+from whybox.kernel.host import Host
 from whybox.kernel.libc import CLONE_NEWUSER, setns, unshare
-from whybox.lab import disk
+from whybox.lab import disk, quota
 from whybox.lab.box import Box
 from whybox.lab.lab import Lab
 from whybox.lab.process import Program
@@ -25,6 +27,7 @@ INODES = 256
 EVERY_SECONDS = 0.1
 PATIENCE_SECONDS = 60.0
 UID = 4711
+PROJECT, QUOTA = 42, 10 * MIB
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _KEYCTL = {"x86_64": (248, 250), "aarch64": (217, 219)}  # add_key, keyctl
@@ -59,7 +62,7 @@ def write(path: str, size: int | None = None) -> int:
             while size is None or os.fstat(descriptor).st_size < size:
                 os.write(descriptor, b"x" * min(piece, size or piece))
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
     return descriptor
 
@@ -229,6 +232,19 @@ def too_large(box: Box) -> None:
 
     disk.mounted(box, DATA, mib=DISK_MIB)
     begin(box, once_then_again(nothing, again))
+
+
+def project(box: Box) -> None:
+    """The project quota of a directory, on a disk with room."""
+    made = disk.Disk(box.name, mib=4 * DISK_MIB, projects=True)
+    box.closing.callback(made.remove)
+    mine = f"{made.mountpoint}/mine"
+    os.mkdir(mine, 0o777)
+    os.chmod(mine, 0o777)
+    quota.make_project(mine, PROJECT)
+    quota.limit(ProjectQuota(PROJECT, made.mountpoint, "ext4", bytes=QUOTA))
+    box.volume(DATA, source=mine)
+    begin(box, once_then_again(fill, once_more()))
 
 
 # what says the same, or looks the same, with room on the disk
@@ -421,6 +437,7 @@ LAB = Lab(
         "the machine fills it": the_machine,
         "soon": soon,
         "more at once than there is": too_large,
+        **({"a project quota": project} if quota.missing(Host()) is None else {}),
     },
     look_alikes={
         "a removed file that is held, with room": held_with_room,

@@ -77,11 +77,18 @@ class Shortage(Struct, frozen=True, kw_only=True):
         return max(self.disk.others, key=self.takes, default=None)
 
     @property
+    def doubtful(self) -> bool:
+        """Whether more of it may be its own than was seen."""
+        known = self.own + sum(map(self.takes, self.disk.others))
+        unseen = any(one.use.incomplete for one in self.disk.holders)
+        return unseen and known < 0.75 * self.used
+
+    @property
     def by_others(self) -> bool:
         """Whether it is somebody else who fills it: little is its own, or much less than theirs."""
         other = self.largest_other
         beside = 0 if other is None else self.takes(other)
-        return self.own < max(beside / 2, 0.25 * self.used)
+        return self.own < max(beside / 2, 0.25 * self.used) and not self.doubtful
 
 
 def shortages(disks: tuple[FileSystem, ...], seconds: float) -> tuple[Shortage, ...]:

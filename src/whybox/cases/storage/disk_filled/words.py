@@ -86,8 +86,11 @@ def _who(short: Shortage, seen: DiskUse) -> str:
         return f"{told} of {amount(short, short.used)}. {_rest(short, other)}"
     mostly = 2 * short.takes(own) >= short.used
     what = "Most of it is" if mostly else "Its own largest share is"
-    share = f"{amount(short, short.takes(own))} of {amount(short, short.used)}"
+    least = "at least " if own.use.incomplete and not mostly else ""
+    share = f"{least}{amount(short, short.takes(own))} of {amount(short, short.used)}"
     rest = "" if mostly or other is None else f" {_rest(short, other)}"
+    if short.doubtful:
+        rest += " Not all of it was looked at in the time there was."
     return f"{what} {holder(own)}: {share}{_inside(short, own)}.{rest}"
 
 
