@@ -10,7 +10,8 @@ from whybox.kernel.blockio import Limit
 from whybox.kernel.diskwaits import NOT_WATCHED, Kind, Waits
 from whybox.kernel.sensors import writes as sensor
 from whybox.kernel.sensors.writes import Call, Place
-from whybox.kernel.slowwrites import Ordinary, Part, Slow, Writes, part_of, pressed, told
+from whybox.kernel.slowwrites import Ordinary, Part, Slow, Writes, part_of, told
+from whybox.kernel.waiting import pressed
 from whybox.model import Certainty, Finding, Severity, Verdict
 
 MS = 1_000_000

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from whybox.kernel import addressnames, blocked, cgroup, task, waitsite
-from whybox.kernel.host import Host, ParseError, printable
+from whybox.kernel import addressnames, blocked, waiting, waitsite
+from whybox.kernel.host import Host, printable
 from whybox.kernel.target import Target
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ _PARTS: Mapping[str, Part] = {
 }
 #: How every stack of a sleeping task begins: that says nothing.
 _SCHEDULER = ("bpf_", "__bpf_", "__traceiter_", "__schedule", "schedule", "preempt_schedule")
-_LEAST_AVERAGE, _LEAST_SHARE = 0.5, 0.01
 #: So many writes that had begun before are followed; the numbers of their stacks count down.
 MOST_BEGUN, _FIRST_BEGUN = 16, -1000
 
@@ -93,48 +92,11 @@ def watch(host: Host, target: Target) -> Iterator[Callable[[], Writes]]:
     if host.window_seconds <= 0:
         yield lambda: Writes(reason="nothing can be timed in a window of no length")
         return
-    if not worth(host, target):
+    if not waiting.lately(host, target, ("io", "memory")):
         yield lambda: Writes(idle=True)
         return
     with ExitStack() as stack:
         yield _sensed(host, target, stack)
-
-
-def worth(host: Host, target: Target) -> bool:
-    """Whether its tasks wait for IO or memory lately, or are in D now."""
-    if blocked.look(host, target).blocked:
-        return True
-    unified = cgroup.unified(host, target.cgroups)
-    if unified is None or unified.path == "/":
-        return False
-    age = _age_usec(host, target)
-    texts = (host.optional_text(unified.file(f"{what}.pressure")) for what in ("io", "memory"))
-    return any(pressed(text or "", age) for text in texts)
-
-
-def pressed(text: str, age_usec: float | None) -> bool:
-    """Whether a pressure file tells of waits in the last ten seconds, or since a young start.
-
-    >>> pressed("some avg10=0.00 avg60=0.00 avg300=0.00 total=9", 1e9)
-    False
-    >>> pressed("some avg10=0.00 avg60=0.00 avg300=0.00 total=900000", 1e6)
-    True
-    """
-    words = dict(word.partition("=")[::2] for word in text.partition("\n")[0].split()[1:])
-    try:
-        average, total = float(words["avg10"]), int(words["total"])
-    except (KeyError, ValueError):
-        return False
-    return average >= _LEAST_AVERAGE or (age_usec is not None and total >= _LEAST_SHARE * age_usec)
-
-
-def _age_usec(host: Host, target: Target) -> float | None:
-    try:
-        up = float(host.text("/proc/uptime").split()[0])
-        began = task.stat(host, target.init.pid).start_ticks if target.init is not None else None
-    except (OSError, ParseError, ValueError, IndexError):
-        return None
-    return None if began is None else (up - began / os.sysconf("SC_CLK_TCK")) * 1e6
 
 
 def _sensed(host: Host, target: Target, stack: ExitStack) -> Callable[[], Writes]:

@@ -80,6 +80,12 @@ class Disk:
         number = os.stat(self.mountpoint).st_dev
         return f"{os.major(number)}:{os.minor(number)}"
 
+    def shorten_queue(self, requests: int) -> None:
+        """Let no more IOs be with it at a time; the loop device goes, and that with it."""
+        file = f"/sys/dev/block/{self.device}/queue/nr_requests"
+        with open(file, "w", encoding="ascii") as opened:
+            opened.write(str(requests))
+
     def freeze(self) -> None:
         """Whoever writes to it waits, as while a snapshot is taken."""
         freeze(self.mountpoint)

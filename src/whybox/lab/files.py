@@ -30,6 +30,19 @@ def _for_ever(
         at = (at + bytes) % most
 
 
+def stream(path: str, bytes: int, *, most: int) -> Callable[[], None]:
+    """Writes that many bytes past the page cache without end, round and round; for a thread."""
+
+    def stream() -> None:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DIRECT, 0o600)
+        block = mmap.mmap(-1, bytes)
+        while True:
+            for nth in range(most):
+                os.pwrite(file, block, nth * bytes)
+
+    return stream
+
+
 def writing(
     path: str, bytes: int, *, every_s: float = 0.0, direct: bool = True, sync: bool = False
 ) -> Program:

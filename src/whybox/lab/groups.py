@@ -122,9 +122,11 @@ class Groups:
     def apply(self, change: Change) -> bool:
         """Change a limit of the living groups; False if it is not about them."""
         path = self._above if getattr(change, "cgroup", None) else self.path
-        if not path:
+        if not path and not isinstance(change, IoLimit):
             return False
         match change:
+            case IoLimit(cgroup=str(where)):
+                self._set(where, change)  # its parent's, or a neighbour's
             case CpuQuota(cores=cores):
                 self._set_cores(path, cores)
             case MemoryLimit(bytes=limit):

@@ -297,6 +297,11 @@ def _wait_for_term() -> None:
     _parent_of([])
 
 
+def end_on_term() -> None:
+    """For a PID 1 that has no children: SIGTERM ends it."""
+    _end_on_term()
+
+
 def together(*bodies: Callable[[], object]) -> Program:
     """All of them at once, each in a child of its own."""
 

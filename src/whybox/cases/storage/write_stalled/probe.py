@@ -5,10 +5,18 @@ of reclaim or of dirty pages, which move in every container that fills its cache
 """
 
 from whybox.change import Change, InProgram, IoLimit
-from whybox.kernel import blockio, cgroup, diskwaits, iothrottle, memory, memorystat, slowwrites
+from whybox.kernel import (
+    blockio,
+    diskwaits,
+    iothrottle,
+    memory,
+    memorystat,
+    slowwrites,
+    waiting,
+)
 from whybox.kernel.host import Host, ParseError
 from whybox.kernel.iothrottle import Limited, numbered
-from whybox.kernel.pressure import Resource, pressure
+from whybox.kernel.pressure import Resource
 from whybox.kernel.target import Target
 from whybox.model import (
     Case,
@@ -39,10 +47,10 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
         worth = limited is not None and limited.any
         with diskwaits.watch(host, target, worth=worth) as waits:
             began = host.monotonic_ns()
-            before = {what: _pressed(host, target, what) for what in _RESOURCES}
+            before = {what: waiting.waited_usec(host, target, what) for what in _RESOURCES}
             yield
             now = host.monotonic_ns()
-            after = {what: _pressed(host, target, what) for what in _RESOURCES}
+            after = {what: waiting.waited_usec(host, target, what) for what in _RESOURCES}
             limits = () if limited is None else tuple(_on_writing(limited))
             return Observation(
                 elapsed_ns=now - began,
@@ -80,17 +88,6 @@ def _names(host: Host, limits: tuple[tuple[str | None, blockio.Limit], ...]) -> 
     devices = {limit.device for _, limit in limits}
     names = ((numbered(one), blockio.device_name(host, one)) for one in sorted(devices))
     return {number: name for number, name in names if name is not None}
-
-
-def _pressed(host: Host, target: Target, what: Resource) -> int | None:
-    unified = cgroup.unified(host, target.cgroups)
-    if unified is None or unified.path == "/":
-        return None
-    try:
-        said = pressure(host, unified, what)
-    except (OSError, ParseError):
-        return None
-    return None if said is None else said.some_usec
 
 
 def _difference(before: int | None, after: int | None) -> int | None:
