@@ -5,8 +5,9 @@
  * Every check of the kernel ends in cap_capable() (security/commoncap.c). What is alike is counted
  * together; where in the kernel it was asked tells user space what was no use of a right.
  */
-#include "checks.h"
 #include "events.h"
+#include "checks.h"
+#include "sites.h"
 
 #define MOST_TASKS 8192
 
@@ -84,10 +85,10 @@ INLINE struct check begun(void *context, const struct cred *cred, u64 target, u3
 	struct task_struct___checked *self = checked_task();
 	struct check key = { .cap = cap, .flags = engine() };
 
-	key.index = current_call(self);
-	key.stack = bpf_get_stackid(context, &stacks, FAST_COMPARE);
-	if (key.stack < 0)
-		key.stack = -1;
+	u64 top = stack_top(self);
+
+	key.index = call_at(top);
+	key.stack = stack_of(context, top, key.index, cap);
 	if (cred == READ(self, real_cred))
 		key.flags |= OWN;
 	if (effective(cred) >> (cap & 63) & 1)

@@ -164,22 +164,32 @@ INLINE u32 arm64_call_at(u64 top)
 	return index_of(number, pstate & 0x10);
 }
 
-INLINE u32 current_call(struct task_struct___checked *task)
+INLINE u64 stack_top(struct task_struct___checked *task)
 {
 	struct vm_struct *area = NULL;
-	u64 pages, top, bytes = 16384; /* THREAD_SIZE of most kernels */
-	u32 call;
+	u64 pages, bytes = 16384; /* THREAD_SIZE of most kernels */
 
 	if (FIELD_EXISTS(task->stack_vm_area))
 		area = READ(task, stack_vm_area);
 	pages = area ? READ(area, nr_pages) : 0;
 	if (pages) /* its size counts a page that guards it */
 		bytes = READ(area, size) / (pages + 1) * pages;
-	top = (u64)READ(task, stack) + bytes;
+	return (u64)READ(task, stack) + bytes;
+}
+
+INLINE u32 call_at(u64 top)
+{
+	u32 call;
+
 	if (!ON_X86)
 		return arm64_call_at(top);
 	call = x86_call_at(top);
 	return call != NO_CALL ? call : x86_call_at(top - 16);
+}
+
+INLINE u32 current_call(struct task_struct___checked *task)
+{
+	return call_at(stack_top(task));
 }
 
 INLINE u64 effective(const struct cred *cred)

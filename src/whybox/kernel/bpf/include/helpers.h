@@ -78,6 +78,7 @@ static long (*bpf_seq_write)(void *seq, const void *data, u32 size) = (void *)12
 static void *(*bpf_ringbuf_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
 static void (*bpf_ringbuf_submit)(void *data, u64 flags) = (void *)132;
 static void (*bpf_ringbuf_discard)(void *data, u64 flags) = (void *)133;
+static long (*bpf_get_stack)(void *context, void *buffer, u32 size, u64 flags) = (void *)67;
 static long (*bpf_get_task_stack)(void *task, void *buffer, u32 size, u64 flags) = (void *)141;
 
 /* One field, one hop; hops nest: READ(READ(task, cgroups), dfl_cgrp). NULL and stale pointers
