@@ -64,6 +64,10 @@ class Path:
         except PermissionError as error:
             raise OSError("its network namespace may not be entered: run as root") from error
 
+    def far_place(self, link: Link) -> str | None:
+        """Where the namespace at the other end of a wire can be entered."""
+        return None if link.link_netnsid is None else self._found(link.link_netnsid)
+
     def asked(self, view: View) -> Iterator[str]:
         """Make the kernel look for the gateways whose place is in doubt; which they are.
 
