@@ -12,12 +12,12 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 # What a lab or a reader needs and does not find is then a failure, not a skip.
 LIVE := WHYBOX_LIVE=1
 
-.PHONY: help demo test check pure live vm traces kernels proof bench bpf format clean packages
+.PHONY: help compiled demo test check pure live vm traces kernels proof bench bpf format clean packages
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/installed ## make a problem in a disposable container, diagnose it, cure it (root)
+demo: compiled ## make a problem in a disposable container, diagnose it, cure it (root)
 	@$(BIN)/whybox lab run cpu/throttled
 
 test: check pure live vm ## everything: static checks, pure, live and VM tests (root)
@@ -30,7 +30,7 @@ check: $(VENV)/tested ## ruff and mypy --strict
 pure: $(VENV)/tested bpf ## tests without a kernel, and the doctests: seconds
 	$(PYTEST) -q tests/pure src
 
-live: $(VENV)/tested bpf packages ## readers, labs and real Docker on this host's kernel (root)
+live: $(VENV)/tested compiled bpf packages ## readers, labs and real Docker on this host's kernel (root)
 	$(LIVE) $(PYTEST) -q tests/live
 
 # Emulated, a machine is ten times as slow: by default it runs what a kernel decides, the labs, real
@@ -57,8 +57,13 @@ kernels: $(VENV)/tested bpf packages ## run every BPF program on every kernel, w
 proof: $(VENV)/tested bpf packages ## prove every case here and in the VM, write docs/proof.md
 	$(BIN)/python -m tests.proof
 
-bench: $(VENV)/tested bpf packages ## ratios against peers and against the limit
+bench: $(VENV)/tested compiled bpf packages ## ratios against peers and against the limit
 	$(BIN)/python -m bench
+
+# Python may be told not to keep what it compiles (PYTHONDONTWRITEBYTECODE): each start would then
+# compile all of whybox anew, and that takes longer than a diagnosis.
+compiled: $(VENV)/installed
+	@$(BIN)/python -m compileall -q src
 
 bpf: $(VENV)/tested ## compile the BPF programs that have changed
 	$(BIN)/python hatch_build.py

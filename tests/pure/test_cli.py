@@ -33,7 +33,7 @@ def run(*words: str) -> tuple[int, str, str]:
         (("diagnose", "x", "--nonsense"), "unrecognized arguments: --nonsense"),
         (("diagnose", "x", "-o", "yaml"), "invalid choice: 'yaml'"),
         (("diagnose", "x", "--from", "f"), "name no container beside it"),
-        (("explain", "throttled"), "did you mean cpu/throttled?"),
+        (("explain", "throttled"), "did you mean cpu/throttled"),
         (("explain", "\x1b[31m"), r"there is no case '\x1b[31m'"),
         (("lab", "run", "cpu/nothing"), "there is no case 'cpu/nothing': see whybox lab list"),
         (("prove", "--area", "gpu"), "there is no area 'gpu'"),
