@@ -1,5 +1,6 @@
 """Real copies on a real overlay: what the upper directory tells, and what the program measured."""
 
+import mmap
 import os
 import time
 from collections.abc import Callable
@@ -65,7 +66,27 @@ def only(after: Upper) -> CopiedUp:
     return file
 
 
-@pytest.mark.parametrize("change", [append, open_only, lambda path: os.chmod(path, 0o600)])
+def shorten(path: str) -> None:
+    os.truncate(path, BYTES - 1)
+
+
+def give_away(path: str) -> None:
+    os.chown(path, os.getuid(), os.getgid())
+
+
+def map_shared(path: str) -> None:
+    with open(path, "r+b") as file:
+        mmap.mmap(file.fileno(), 4096).close()
+
+
+def close_to_others(path: str) -> None:
+    os.chmod(path, 0o600)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [append, open_only, close_to_others, give_away, os.utime, shorten, map_shared],
+)
 def test_a_copy_is_told_with_its_size_and_lasts_no_longer_than_the_call(
     change: Callable[[str], None],
 ) -> None:
@@ -77,6 +98,22 @@ def test_a_copy_is_told_with_its_size_and_lasts_no_longer_than_the_call(
     # The clock of a file system moves once a tick: 10 ms at HZ=100.
     assert file.took_ns / 1e6 <= took_ms + 10
     assert file.took_ns / 1e6 >= took_ms / 3 - 10
+
+
+def renamed(path: str) -> None:
+    os.rename(path, f"{path}.old")
+
+
+def named_again(path: str) -> None:
+    os.link(path, f"{path}.too")
+
+
+@pytest.mark.parametrize("change", [renamed, named_again])
+def test_a_file_that_gets_another_name_is_copied_and_told_once(
+    change: Callable[[str], None],
+) -> None:
+    _, after, _ = changed(change)
+    assert (after.count, only(after).size_bytes) == (1, BYTES)
 
 
 def test_opening_with_truncation_marks_a_file_that_holds_nothing() -> None:

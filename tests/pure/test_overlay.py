@@ -24,6 +24,12 @@ MIB = 1 << 20
 HANDLE = bytes.fromhex("00fb1d0001000000000000000000000000000000008e20ea003ae36ad1")
 
 
+@pytest.mark.parametrize("option", ["volatile", "fsync=volatile"])
+def test_a_mount_that_syncs_nothing_says_so_in_an_old_and_a_new_word(option: str) -> None:
+    text = f"47 43 0:39 / / rw - overlay o rw,lowerdir=/l,upperdir=/u,workdir=/w,{option}\n"
+    assert overlay.overlays(parse(text))[0].volatile
+
+
 def test_a_writable_overlay_is_read_from_mountinfo() -> None:
     text = (
         "47 43 0:39 / / rw - overlay overlay rw,lowerdir=/l/A:/l/B,upperdir=/u,workdir=/w\n"

@@ -53,7 +53,8 @@ def _overlay(mount: Mount, upperdir: str) -> Overlay:
         workdir=mount.option("workdir"),
         lowerdirs=tuple(_lowerdirs(mount.super_options)),
         userxattr="userxattr" in mount.super_options,
-        volatile="volatile" in mount.super_options,
+        # The newer spelling: measured on 6.18.
+        volatile=not {"volatile", "fsync=volatile"}.isdisjoint(mount.super_options),
     )
 
 

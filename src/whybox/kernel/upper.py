@@ -140,6 +140,8 @@ def survey(host: Host, overlay: Overlay) -> Survey:
     with walking(host.path(overlay.upperdir)) as walk:
         for directory in walk.directories():
             for entry in directory.files:
+                if entry.inode() in inodes:
+                    continue  # another name of one that was told
                 inodes.add(entry.inode())
                 if _size_bytes(entry) >= WORTH_BYTES:
                     found = _found(overlay, directory, entry.name)
@@ -157,6 +159,7 @@ def survey(host: Host, overlay: Overlay) -> Survey:
 def landed(host: Host, overlay: Overlay, since: Survey) -> Upper:
     """The files that were linked into the upper directory after a survey of it."""
     began, marked, unmarked = now_ns(), list[_Found](), list[_Found]()
+    told = set[int]()
     with walking(host.path(overlay.upperdir)) as walk:
         for directory in walk.directories():
             # Linking a file moves its directory's ctime, and nobody can set that back.
@@ -164,6 +167,10 @@ def landed(host: Host, overlay: Overlay, since: Survey) -> Upper:
                 continue
             for name in walk.while_time(_new(directory, since)):
                 for one in _found(overlay, directory, name):
+                    # link(2) copies once, and makes two names of it.
+                    if one.statx.ino in told:
+                        continue
+                    told.add(one.statx.ino)
                     if one.origin is not None:
                         marked.append(one)
                     elif _may_be_copy(host, overlay, one):

@@ -49,6 +49,7 @@ class Plan:
         self._open_files: int | None = None
         self._shm_bytes = SHM_BYTES
         self._place: str | None = None
+        self._overlay_options: tuple[str, ...] = ()
         self._stop_seconds = stop.SECONDS
         self.cures: list[Change] = []
 
@@ -145,6 +146,10 @@ class Plan:
         """What it writes lies below this directory of the host."""
         self._place = directory
 
+    def overlay(self, *options: str) -> None:
+        """Options of the mount of its root, such as ``metacopy=on``."""
+        self._overlay_options = options
+
     def port(self, port: int) -> None:
         """This port is meant to be reached."""
         self.ports.append(Port(port=port))
@@ -175,7 +180,12 @@ class Plan:
             name=self.name,
             program=program,
             rootfs=Rootfs(
-                self.name, self._files, self._volumes | volumes, shm_bytes, place=self._place
+                self.name,
+                self._files,
+                self._volumes | volumes,
+                shm_bytes,
+                place=self._place,
+                options=self._overlay_options,
             ),
             groups=Groups(self.name, own, parent if nested else None),
             user=self._settled_user(),

@@ -102,12 +102,15 @@ class Rootfs:
         shm_bytes: int = SHM_BYTES,
         *,
         place: str | None = None,
+        options: tuple[str, ...] = (),
     ) -> None:
         self.base = f"{place or disk()}/whybox-{name}"
         self._files = tuple(files)
         self._volumes = {os.path.normpath(path): source for path, source in volumes.items()}
         """Each with the host's directory that it is, where that is not one of ``base/volumes``."""
         self._shm_bytes = shm_bytes
+        self._options = options
+        """Of the overlay that is its root."""
 
     @property
     def root(self) -> str:
@@ -164,11 +167,12 @@ class Rootfs:
     def _mount_layers(self) -> None:
         elsewhere = [path for path in SYSTEM if _on_other_device(path)]
         try:
-            self._overlay("root", self._lower(), "upper", "work")
+            self._overlay("root", self._lower(), "upper", "work", *self._options)
         except OSError:
             # The root is on something that cannot be a lower layer: then the layer is an image
             # without programs, and they come from the host directory by directory.
-            self._overlay("root", _quoted(f"{self.base}/layer"), "upper", "work")
+            layer = _quoted(f"{self.base}/layer")
+            self._overlay("root", layer, "upper", "work", *self._options)
             elsewhere = [path for path in SYSTEM if os.path.isdir(path)]
         for path in elsewhere:
             _show(path, self.root + path)
@@ -179,9 +183,9 @@ class Rootfs:
         self._overlay("host", "/", "host-upper", "host-work")
         return f"{_quoted(self.base + '/layer')}:{_quoted(self.base + '/host')}"
 
-    def _overlay(self, target: str, lower: str, upper: str, work: str) -> None:
+    def _overlay(self, target: str, lower: str, upper: str, work: str, *more: str) -> None:
         upper, work = _quoted(f"{self.base}/{upper}"), _quoted(f"{self.base}/{work}")
-        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+        options = ",".join((f"lowerdir={lower},upperdir={upper},workdir={work}", *more))
         mount("overlay", f"{self.base}/{target}", "overlay", 0, options)
 
     def _create_volume(self, number: int, path: str, owner: Owner) -> None:

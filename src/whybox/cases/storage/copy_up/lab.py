@@ -61,13 +61,13 @@ def second_changes() -> Program:
     return program
 
 
-def chmod_storm() -> Program:
+def chmod_storm(count: int = SMALL_FILES) -> Program:
     """Gives one small file of the image after the other a new mode."""
 
     def program() -> Program:
         _end_on_term()
         time.sleep(EVERY_SECONDS)
-        for number in range(SMALL_FILES):
+        for number in range(count):
             os.chmod(f"{DIRECTORY}/{number}", 0o600)
             time.sleep(0.002)
         return workload.idle()
@@ -86,6 +86,14 @@ def open_only(path: str) -> None:
     os.close(os.open(path, os.O_RDWR))
 
 
+def other_names(path: str) -> None:
+    """Another name in the same directory, or a second one, by turns."""
+    if int(path[-1]) % 2:
+        os.rename(path, f"{path}.old")
+    else:
+        os.link(path, f"{path}.too")
+
+
 def close_to_others(path: str) -> None:
     """Only the mode changes, but all is copied."""
     os.chmod(path, 0o600)
@@ -98,7 +106,8 @@ def rewrite(path: str) -> None:
 
 
 def read(path: str) -> None:
-    """Reads all of it from the lower layer."""
+    """Reads all of it from the lower layer, and asks for its attributes."""
+    os.stat(path)
     with open(path, "rb") as file:
         while file.read(1 << 20):
             pass
@@ -118,6 +127,15 @@ def sync_own() -> None:
             file.write(bytes(4096))
             file.flush()
             os.fsync(file.fileno())
+
+
+def many_of_its_own() -> None:
+    """Hundreds of small files of its own, and a new mode for each."""
+    for number in range(SMALL_FILES):
+        path = f"/tmp/{number}"
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
+        os.chmod(path, 0o600)
+        os.unlink(path)
 
 
 def grow(path: str) -> None:
@@ -163,6 +181,29 @@ def _second(box: Box) -> None:
         time.sleep(0.05)
 
 
+def _with(act: Callable[[Box], None], *options: str) -> Callable[[Box], None]:
+    """The same on a root that is mounted with these options."""
+
+    def scenario(box: Box) -> None:
+        box.overlay(*options)
+        act(box)
+
+    return scenario
+
+
+def _under_reclaim(box: Box) -> None:
+    """It writes more than it may hold in memory: every write is slow, not only the first."""
+    box.memory(limit_bytes=24 << 20)
+    box.start(again_and_again(write_own))
+
+
+def _few(box: Box) -> None:
+    """Twenty small files get a new mode: 1 ms each, and nobody feels it."""
+    for number in range(20):
+        box.lower_file(f"{DIRECTORY}/{number}", bytes=SMALL_BYTES)
+    box.start(chmod_storm(20))
+
+
 def _storm(box: Box) -> None:
     for number in range(SMALL_FILES):
         box.lower_file(f"{DIRECTORY}/{number}", bytes=SMALL_BYTES)
@@ -173,6 +214,8 @@ def _numbers(finding: Finding) -> str | None:
     """Every file that was copied was copied whole: a large one, or one of the small ones."""
     landed = [e.says for e in finding.evidence if "origin is set" in e.says]
     sizes = {f" {size} bytes of the layer below" for size in (BYTES, SMALL_BYTES)}
+    # Under another name the file of the layer below is not found again.
+    sizes.add(f"ms after birth; now {BYTES} bytes")
     whole = [said for said in landed if any(size in said for size in sizes)]
     return None if landed and whole == landed else f"not copied whole: {landed}"
 
@@ -188,12 +231,20 @@ LAB = Lab(
         "files of the image are removed: a whiteout copies nothing": _changing(os.unlink),
         "files of the image are truncated and written anew": _changing(rewrite),
         "small files of the image grow large": _changing(grow, size=SMALL_BYTES),
+        "a new mode for a few small files": _few,
+        "hundreds of small files of its own": _own(many_of_its_own),
+        "a new mode where contents are not copied": _with(
+            _changing(close_to_others), "metacopy=on"
+        ),
+        "hundreds of small files, and nothing is synced": _with(_storm, "volatile"),
+        "every write waits for memory": _under_reclaim,
     },
     variants={
         "opened for writing, and nothing written": _changing(open_only),
         "a new mode for large files": _changing(close_to_others),
+        "other names for large files": _changing(other_names),
         "a new mode for hundreds of small files": _storm,
     },
     numbers=_numbers,
-    window_seconds=3.0,
+    window_seconds=1.5,
 )
