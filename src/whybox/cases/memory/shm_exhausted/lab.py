@@ -222,6 +222,19 @@ def killed_for_it(box: Box) -> None:
     box.start(once_then_again(_nothing, again))
 
 
+def device_full(box: Box) -> None:
+    """/dev/full lies on a tmpfs, and says ENOSPC whatever room there is."""
+
+    def again() -> None:
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+        try:
+            os.write(descriptor, b"x")
+        except OSError:
+            os.close(descriptor)
+
+    box.start(once_then_again(_nothing, again))
+
+
 def freed(box: Box) -> None:
     """It was full once, and the file was removed."""
 
@@ -267,6 +280,7 @@ LAB = Lab(
         "a file that was cut off": cut_off,
         "a smaller memory limit": killed_for_it,
         "full in the past": freed,
+        "/dev/full": device_full,
     },
     numbers=numbers,
 )
