@@ -103,9 +103,28 @@ def test_half_of_the_critical_share_is_a_warning() -> None:
     assert (finding.verdict, finding.severity) == (Verdict.FOUND, Severity.WARNING)
 
 
+@pytest.mark.parametrize(
+    ("written", "waited", "verdict"),
+    [
+        (6 * MIB, 0.9, Verdict.FOUND),
+        (2 * MIB, 0.9, Verdict.CLEAR),
+        (6 * MIB, 0.05, Verdict.CLEAR),
+    ],
+)
+def test_who_waits_neither_in_a_queue_nor_in_a_device_waits_for_the_limit(
+    written: int, waited: float, verdict: Verdict
+) -> None:
+    one = structs.replace(held(0.0, count=0), bytes=0, count=0)
+    finding = judge(seen(level(limit(), written=written), waits=Waits(kinds=(one,)), waited=waited))
+    assert finding.verdict is verdict, finding.summary
+    assert finding.certainty is (
+        Certainty.LIKELY if verdict is Verdict.FOUND else Certainty.CONFIRMED
+    )
+
+
 @pytest.mark.parametrize("waited", [0.0, 0.9, None])
 def test_nothing_held_is_clear_however_much_of_the_limit_was_used(waited: float | None) -> None:
-    waits = Waits(kinds=(held(0.01, count=1),))
+    waits = Waits(kinds=(structs.replace(held(0.01, count=1), device_ns=1_700_000_000),))
     finding = judge(seen(AT_LIMIT, waits=waits, waited=waited))
     assert finding.verdict is Verdict.CLEAR
     if waited:
@@ -114,7 +133,8 @@ def test_nothing_held_is_clear_however_much_of_the_limit_was_used(waited: float 
 
 def test_the_limit_that_held_is_named_among_several() -> None:
     both = level(limit(), limit("write IOs", 50), limit("read bytes"), written=MIB, count=100)
-    finding = judge(seen(both, waits=Waits(kinds=(held(1.8),))))
+    few = structs.replace(held(1.8), bytes=MIB)
+    finding = judge(seen(both, waits=Waits(kinds=(few,))))
     assert "50 IOs/s for writing" in finding.summary
     assert finding.cures[0].change == IoLimit("8:0", "write IOs", None)
 

@@ -79,7 +79,7 @@ def reading(path: str, bytes: int, *, every_s: float = 0.0) -> Program:
     return reading
 
 
-def appending(path: str, bytes: int, *, most: int) -> Program:
+def appending(path: str, bytes: int, *, most: int, every_s: float = 0.0) -> Program:
     """Writes that many bytes at the end of a file through the page cache, and begins anew."""
 
     def appending() -> None:
@@ -89,6 +89,7 @@ def appending(path: str, bytes: int, *, most: int) -> Program:
             with open(path, "wb", buffering=0) as file:
                 for _ in range(most // bytes):
                     file.write(block)
+                    time.sleep(every_s)
 
     return appending
 
@@ -101,7 +102,7 @@ def syncing(path: str) -> Program:
         while True:
             with suppress(OSError), open(path, "rb") as file:
                 os.fsync(file.fileno())
-            time.sleep(0.01)
+            time.sleep(0.1)
 
     return syncing
 

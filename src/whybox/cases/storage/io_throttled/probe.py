@@ -34,8 +34,9 @@ LEAST_SHARE = 0.1
 CRITICAL_SHARE = 0.5
 #: A limit counts as reached from here on: a window cuts the kernel's slices of 100 ms anywhere.
 REACHED = 0.85
-#: Less than this share of the limit, and what tasks wait for is another thing for certain.
-FAR = 0.3
+#: Less than the first share of the limit, and what tasks wait for is another thing for certain;
+#: more than the second, and it is that, if they wait neither in a queue nor in a device.
+FAR, MUCH = 0.3, 0.5
 #: In a shorter window two slices of the throttle look like a state.
 SHORTEST_SECONDS = 0.5
 
@@ -64,8 +65,11 @@ class Reach(Struct, frozen=True, kw_only=True):
     @property
     def rate(self) -> float:
         """Bytes, or IOs, a second."""
-        counted = self.use.bytes if self.in_bytes else self.use.count
-        return counted / self.seconds
+        # v1 counts what comes to the limit, the sensor what has gone to its end.
+        kind = self.kind if self.level.own else None
+        done = (0, 0) if kind is None else (kind.bytes, kind.count)
+        size, count = max(self.use.bytes, done[0]), max(self.use.count, done[1])
+        return (size if self.in_bytes else count) / self.seconds
 
     @property
     def in_bytes(self) -> bool:
@@ -141,10 +145,17 @@ def _in_background(worst: Reach, seen: Throttle) -> bool:
 
 
 def _not_held(nearest: Reach, seen: Throttle) -> Finding:
-    stuck = seen.waited is not None and seen.waited >= CRITICAL_SHARE and nearest.use.count
-    if stuck and nearest.kind is None and nearest.share >= REACHED:
-        return _found(nearest, seen, Certainty.LIKELY)  # what is held had no end within the window
+    waited = seen.waited or 0.0
+    if waited >= LEAST_SHARE and nearest.share >= MUCH and _at_disk(seen) < waited / 4:
+        # What was held before the sensor came, or has not ended within the window, is in no sum.
+        return _found(nearest, seen, Certainty.LIKELY)
     return clear(words.not_held(nearest, seen), evidence=words.evidence(nearest, seen))
+
+
+def _at_disk(seen: Throttle) -> float:
+    """How long its IO was in the queues and in the devices, as a share of the window."""
+    spent = sum(one.queued_ns + one.device_ns for one in seen.waits.kinds)
+    return spent / max(seen.elapsed_ns, 1)
 
 
 def _by_counters(nearest: Reach, seen: Throttle) -> Finding:

@@ -32,14 +32,14 @@ def limited(box: Box, *, mib: int = 32) -> Disk:
     return mounted
 
 
-def until_waiting(box: Box) -> None:
-    """Come back when the kernel has counted that it waits."""
+def until_waiting(box: Box, *resources: str) -> None:
+    """Come back when the kernel has counted that it waits for one of these."""
     host = Host()
     group = cgroup.unified(host, box.target().cgroups)
     deadline = time.monotonic() + 20
     while group is not None and time.monotonic() < deadline:
         host.next_moment()
-        texts = [host.optional_text(group.file(f"{what}.pressure")) for what in ("io", "memory")]
+        texts = [host.optional_text(group.file(f"{what}.pressure")) for what in resources]
         totals = [int(text.partition("\n")[0].rpartition("=")[2]) for text in texts if text]
         if max(totals, default=1 << 40) > 300_000:
             return
@@ -56,7 +56,7 @@ def reproduce(box: Box) -> None:
     """Each sync waits for what its limit holds back."""
     limited(box, mib=128)
     box.start(files.writing("/data/f", MIB, direct=False, sync=True))
-    until_waiting(box)
+    until_waiting(box, "io")
 
 
 def full_of_dirty(box: Box) -> None:
@@ -65,12 +65,12 @@ def full_of_dirty(box: Box) -> None:
     box.memory(limit_bytes=MEMORY)
     box.start(
         workload.together(
-            files.appending("/data/a", STEP, most=96 * MIB),
+            files.appending("/data/a", STEP, most=96 * MIB, every_s=0.005),
             # On v1 only what a task of it writes out itself meets the limit.
             files.syncing("/data/a"),
         )
     )
-    until_waiting(box)
+    until_waiting(box, "memory")
 
 
 def steady(box: Box) -> None:
