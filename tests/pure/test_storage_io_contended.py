@@ -106,6 +106,10 @@ def test_what_is_no_contention_is_clear(there: Contention, says: str) -> None:
     assert says in finding.summary
 
 
+def test_a_glance_is_unknown() -> None:
+    assert judge(structs.replace(seen(), elapsed_ns=1000)).verdict is Verdict.UNKNOWN
+
+
 def test_many_small_neighbours_are_others_and_get_no_limit() -> None:
     finding = judge(seen(None, rival(0.2), rival(0.2), rival(0.2)))
     assert finding.verdict is Verdict.FOUND

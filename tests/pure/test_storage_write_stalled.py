@@ -170,6 +170,10 @@ def test_a_write_that_is_not_over_counts() -> None:
     assert any("is not over" in one.says for one in finding.evidence)
 
 
+def test_a_glance_is_unknown() -> None:
+    assert judge(structs.replace(seen(), elapsed_ns=1000)).verdict is Verdict.UNKNOWN
+
+
 def test_where_nothing_waits_nothing_is_timed() -> None:
     assert judge(structs.replace(seen(), writes=Writes(idle=True))).verdict is Verdict.CLEAR
 

@@ -63,7 +63,11 @@ def tree(host: Host) -> Hierarchy | None:
 
 
 def moment(host: Host, tree: Hierarchy) -> Moment:
-    """Read every group's counters."""
+    """Read every group's counters, once for all containers that ask."""
+    return host.remembered("block IO of all groups", lambda: _moment(host, tree))
+
+
+def _moment(host: Host, tree: Hierarchy) -> Moment:
     groups = {}
     for nth, directory in enumerate(cgroup.below(host, tree.mountpoint)):
         if nth == MOST_GROUPS:

@@ -36,6 +36,8 @@ LEAST_EACH_NS = 2_000_000
 LEAST_OTHERS, LEAST_RIVAL = 0.5, 0.25
 #: So many IOs of others were in the disk's queue at a time.
 LEAST_QUEUE = 1.0
+#: In a shorter window a moment looks like a state.
+SHORTEST_SECONDS = 0.5
 #: A neighbour is to have so much of what it takes now.
 LEFT = 0.25
 
@@ -53,6 +55,8 @@ def judge(seen: Contention) -> Finding:
     """Found where its IO waits at a disk whose queue others fill, one of whom is known."""
     if not seen.worth:
         return clear("Its tasks do not wait for a disk.")
+    if seen.seconds < SHORTEST_SECONDS:
+        return unknown("whose IO its own waits for takes a window to see: ask with --window 2s")
     if seen.waited is not None and seen.waited < LEAST_WAIT:
         return clear(f"Its tasks waited {seen.waited:.0%} of the time for IO.")
     if not seen.disks:

@@ -36,6 +36,8 @@ from . import words
 from .observation import LEAST_SHARE, Observation, Place, Room
 
 CRITICAL_SHARE = 0.5
+#: In a shorter window a moment looks like a state.
+SHORTEST_SECONDS = 0.5
 #: Waits that tell a cause: the others are for somebody who waits for one of these, or for a CPU.
 CAUSES: tuple[Place, ...] = ("quota", "reclaim", "dirty", "journal", "device")
 
@@ -119,6 +121,8 @@ def _room(host: Host, target: Target) -> Room | None:
 
 def judge(seen: Observation) -> Finding:
     """Found where slow writes lasted long, and most of that in a place that holds writes up."""
+    if seen.seconds < SHORTEST_SECONDS:
+        return unknown("how long its writes take takes a window to see: ask with --window 2s")
     if seen.writes.reason is not None:
         return _not_timed(seen)
     if seen.writes.idle:
