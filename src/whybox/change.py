@@ -269,6 +269,14 @@ class JoinBridge(Struct, frozen=True, tag=True):
     bridge: str
 
 
+class LinkMtu(Struct, frozen=True, tag=True):
+    """The largest packet that an interface takes: the container's, or its host end."""
+
+    interface: str
+    bytes: int
+    in_container: bool = True
+
+
 class NoQueue(Struct, frozen=True, tag=True):
     """Take the queueing discipline (tc) off an interface, the container's or its host end."""
 
@@ -331,6 +339,7 @@ Change: TypeAlias = (
     | IpForward
     | JoinBridge
     | LayerLimit
+    | LinkMtu
     | LinkUp
     | ListenOn
     | LogLimit
@@ -353,4 +362,9 @@ Change: TypeAlias = (
     | VolumeLimit
     | WithInit
     | WithUserNamespace
+)
+
+#: Of interfaces, addresses, routes and filters, in the container or on its node.
+OfNetwork: TypeAlias = (
+    AddAddress | DefaultRoute | FilterRule | IpForward | JoinBridge | LinkMtu | LinkUp | NoQueue
 )

@@ -43,7 +43,7 @@ from whybox.trace.question import Options
 
 @pytest.fixture(autouse=True)
 def _symbols(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whybox.trace.packets.KernelSymbols", symbols)
+    monkeypatch.setattr("whybox.kernel.dropsites.KernelSymbols", symbols)
 
 
 def only(answer: Answer) -> Drop:

@@ -32,7 +32,7 @@ from whybox.trace.packets import Again, Broken
 
 @pytest.fixture(autouse=True)
 def _symbols(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whybox.trace.packets.KernelSymbols", symbols)
+    monkeypatch.setattr("whybox.kernel.dropsites.KernelSymbols", symbols)
 
 
 def test_31_connections_to_a_closed_port_are_31_drops_and_31_resets() -> None:

@@ -45,6 +45,7 @@ SAMPLES: dict[type, Change] = {
         change.AddAddress("eth0", "10.0.0.2/24"),
         change.DefaultRoute("10.0.0.1", "eth0"),
         change.JoinBridge("veth7", "br0"),
+        change.LinkMtu("eth0", 1500),
         change.NoQueue("eth0"),
         change.IpForward(),
         change.ListenOn("0.0.0.0", 80),
@@ -184,6 +185,10 @@ def test_every_runtime_says_every_change_in_lines_that_a_shell_can_read(
         ),
         (change.JoinBridge("veth7", "br0"), "ip link set veth7 master br0"),
         (change.IpForward(), "sysctl -w net.ipv4.ip_forward=1"),
+        (change.LinkMtu("eth0", 1400), "nsenter -t 7 -n ip link set eth0 mtu 1400"),
+        (change.LinkMtu("veth7", 1500, in_container=False), "ip link set veth7 mtu 1500"),
+        (change.NoQueue("eth0"), "nsenter -t 7 -n tc qdisc del dev eth0 root"),
+        (change.NoQueue("veth7", in_container=False), "tc qdisc del dev veth7 root"),
         (
             change.Sysctl("kernel.shmmni", "8192"),
             "nsenter -t 7 -i sysctl -w kernel.shmmni=8192",

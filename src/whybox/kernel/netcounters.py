@@ -52,7 +52,7 @@ class Counter(Struct, frozen=True, kw_only=True):
     """It counts for every namespace together."""
 
 
-def read(host: Host, pid: int) -> dict[str, int]:
+def read(host: Host, pid: int | str) -> dict[str, int]:
     """All counters at this moment; what cannot be read is missing."""
     found: dict[str, int] = {}
     for file, parse in (

@@ -23,8 +23,10 @@ from whybox.change import (
     FilterRule,
     IpForward,
     JoinBridge,
+    LinkMtu,
     LinkUp,
     NoQueue,
+    OfNetwork,
 )
 from whybox.kernel import netlink
 from whybox.kernel.libc import CLONE_NEWNET, setns, unshare
@@ -49,7 +51,7 @@ from whybox.lab.packetfilter import Filtered
 RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWQDISC, RTM_DELQDISC = 16, 20, 24, 36, 37
 TC_H_ROOT, TCA_KIND, TCA_OPTIONS, TCA_TBF_PARMS, TCA_TBF_BURST = 0xFFFFFFFF, 1, 2, 1, 6
 NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x4, 0x100, 0x200, 0x400
-IFLA_NET_NS_FD, IFLA_INFO_DATA, VETH_INFO_PEER = 28, 2, 1
+IFLA_MTU, IFLA_NET_NS_FD, IFLA_INFO_DATA, VETH_INFO_PEER = 4, 28, 2, 1
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 3, 0, 1
 
 #: Filters that a packet of the box meets at the node; the others are in the box.
@@ -138,6 +140,12 @@ class Wires(netlink.Socket):
             body += attribute(RTA_DST, socket.inet_aton(text))
         flags = NLM_F_CREATE | NLM_F_REPLACE
         self._change(RTM_NEWROUTE, flags, head + body, f"route {network} via {gateway}")
+
+    def set_mtu(self, interface: str, bytes: int) -> None:
+        """The largest packet that a link takes."""
+        head = _LINK.pack(0, 0, self.index(interface), 0, 0)
+        size = attribute(IFLA_MTU, struct.pack("=I", bytes))
+        self._change(RTM_NEWLINK, 0, head + size, f"give {interface} an MTU of {bytes}")
 
     def add_queue(self, interface: str, *, bits_per_second: int, bytes: int) -> None:
         """A token bucket: ``tc qdisc add dev X root tbf rate R burst 5000 limit B``."""
@@ -259,20 +267,22 @@ def switch_loopback_on() -> None:
 
 def concerns(change: Change) -> bool:
     """Whether a change is one of the network."""
-    kinds = LinkUp | AddAddress | DefaultRoute | JoinBridge | NoQueue | IpForward | FilterRule
-    return isinstance(change, kinds)
+    return isinstance(change, OfNetwork)
 
 
 def apply(change: Change, *, box: int, node: int | None) -> bool:
     """Change the network around the process ``box``; its node is that of the process ``node``."""
-    in_node = isinstance(change, JoinBridge | IpForward) or (
-        isinstance(change, LinkUp | NoQueue | FilterRule) and not change.in_container
-    )
-    pid = node if in_node else box
+    pid = node if _in_node(change) else box
     if not concerns(change) or pid is None:
         return False
     call_in(f"/proc/{pid}/ns/net", lambda: _apply_here(change))
     return True
+
+
+def _in_node(change: Change) -> bool:
+    if isinstance(change, FilterRule | LinkMtu | LinkUp | NoQueue):
+        return not change.in_container
+    return isinstance(change, JoinBridge | IpForward)
 
 
 def _restore_route(wires: Wires, interface: str, gateway: str | None) -> None:
@@ -297,6 +307,8 @@ def _apply_here(change: Change) -> None:
                 wires.add_route(interface, gateway)
             case JoinBridge(interface=interface, bridge=bridge):
                 wires.join(interface, bridge)
+            case LinkMtu(interface=interface, bytes=size):
+                wires.set_mtu(interface, size)
             case NoQueue(interface=interface):
                 wires.remove_queue(interface)
             case IpForward():

@@ -25,6 +25,7 @@ from whybox.change import (
     IpForward,
     JoinBridge,
     LayerLimit,
+    LinkMtu,
     LinkUp,
     ListenOn,
     LogLimit,
@@ -65,13 +66,14 @@ def commands(target: Target, change: Change, host: Host) -> tuple[str, ...]:
         case ListenOn() | InNetwork() | InProgram():
             return ()
         case (
-            LinkUp()
-            | AddAddress()
+            AddAddress()
             | DefaultRoute()
-            | JoinBridge()
-            | NoQueue()
-            | IpForward()
             | FilterRule()
+            | IpForward()
+            | JoinBridge()
+            | LinkMtu()
+            | LinkUp()
+            | NoQueue()
         ):
             return commands_kernel.network(target, change)
         case HostSysctl() | ThawFilesystem() | EmptyFile() | ProjectQuota():

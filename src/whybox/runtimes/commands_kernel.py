@@ -12,9 +12,11 @@ from whybox.change import (
     HostSysctl,
     IpForward,
     JoinBridge,
+    LinkMtu,
     LinkUp,
     MemoryLimit,
     NoQueue,
+    OfNetwork,
     OpenFiles,
     ProjectQuota,
     SwapLimit,
@@ -28,9 +30,6 @@ from whybox.kernel.target import Target
 from whybox.runtimes.shell import line, write
 
 Limit: TypeAlias = CpuQuota | MemoryLimit | settings.Setting
-Network: TypeAlias = (
-    LinkUp | AddAddress | DefaultRoute | JoinBridge | NoQueue | IpForward | FilterRule
-)
 Machine: TypeAlias = HostSysctl | ThawFilesystem | EmptyFile | ProjectQuota
 
 #: The kernel's default (Documentation/scheduler/sched-bwc.rst).
@@ -160,13 +159,11 @@ def swap_bytes(host: Host, group: Group) -> int | None:
     return both - alone
 
 
-def network(target: Target, change: Network) -> tuple[str, ...]:
+def network(target: Target, change: OfNetwork) -> tuple[str, ...]:
     """Lines for the interfaces, within the target's network namespace or at the host's end."""
     match change:
-        case LinkUp(interface=name, in_container=False):
-            return (line("ip", "link", "set", name, "up"),)
         case LinkUp(interface=name):
-            up = _inside(target, "link", "set", name, "up")
+            up = _at(target, change.in_container, "ip", "link", "set", name, "up")
             return up + _default_route(target, name, change.gateway)
         case AddAddress(interface=name):
             added = _inside(target, "address", "add", change.address, "dev", name)
@@ -175,26 +172,16 @@ def network(target: Target, change: Network) -> tuple[str, ...]:
             return _default_route(target, change.interface, change.gateway)
         case JoinBridge():
             return (line("ip", "link", "set", change.interface, "master", change.bridge),)
-        case NoQueue(interface=name, in_container=False):
-            return (line("tc", "qdisc", "del", "dev", name, "root"),)
+        case LinkMtu(interface=name, bytes=size):
+            return _at(target, change.in_container, "ip", "link", "set", name, "mtu", str(size))
         case NoQueue(interface=name):
-            return _entered(target, "tc", "qdisc", "del", "dev", name, "root")
+            return _at(target, change.in_container, "tc", "qdisc", "del", "dev", name, "root")
         case IpForward():
             return (line("sysctl", "-w", "net.ipv4.ip_forward=1"),)
         case FilterRule():
-            return _filter_rule(target, change)
+            return _at(target, change.in_container, *_words(change))
         case _:
             assert_never(change)
-
-
-def _filter_rule(target: Target, change: FilterRule) -> tuple[str, ...]:
-    """In the words of the tool that made the rule."""
-    words = _words(change)
-    if not change.in_container or target.runtime == "self":
-        return (line(*words),)
-    if target.init is None:
-        return ()
-    return (line("nsenter", "-t", str(target.init.pid), "-n", *words),)
 
 
 #: What makes a table of nftables that looks like one of iptables, by its family.
@@ -202,6 +189,7 @@ _COMPAT = {"ip": "iptables", "ip6": "ip6tables", "bridge": "ebtables"}
 
 
 def _words(change: FilterRule) -> tuple[str, ...]:
+    """In the language of the tool that made the rule."""
     kind, *rest = change.table.split()
     chain, table = change.chain, rest[-1]
     tool = "iptables-legacy" if kind == "iptables" else _COMPAT.get(rest[0])
@@ -222,6 +210,11 @@ def _default_route(target: Target, interface: str, gateway: str | None) -> tuple
 
 def _inside(target: Target, *words: str) -> tuple[str, ...]:
     return _entered(target, "ip", *words)
+
+
+def _at(target: Target, in_container: bool, *words: str) -> tuple[str, ...]:
+    """In its network namespace, or at the host's end."""
+    return _entered(target, *words) if in_container else (line(*words),)
 
 
 def _entered(target: Target, *words: str) -> tuple[str, ...]:

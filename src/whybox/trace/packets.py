@@ -6,19 +6,19 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from msgspec import Struct
 
-from whybox.kernel import dropcauses, dropreasons, netcounters
+from whybox.kernel import dropreasons, netcounters
 from whybox.kernel.bpf import ability
 from whybox.kernel.bpf.objects import Cost, Object, Refused, loaded
 from whybox.kernel.bpf.scope import NETNS, Mark
 from whybox.kernel.conntrackdrops import Tables
-from whybox.kernel.drops import Drop, Flow, Merged, along, flow, merged, settled
+from whybox.kernel.drops import Drop, Flow, Merged, along, flow, merged
+from whybox.kernel.dropsites import Sites
 from whybox.kernel.hops import Around, Hop, Owners, around
 from whybox.kernel.host import Host
 from whybox.kernel.netcounters import Counter
 from whybox.kernel.netns import call_in
 from whybox.kernel.sensors import packets as sensor
-from whybox.kernel.sensors.packets import Dropped, Pair, Place, Repeated, State
-from whybox.kernel.symbols import KernelSymbols
+from whybox.kernel.sensors.packets import Dropped, Pair, Repeated, State
 from whybox.kernel.target import Target
 from whybox.trace.connections import Connection, Reset, connections, reset, state_name
 from whybox.trace.question import Options, Question, Session
@@ -127,23 +127,23 @@ class _Session(ObjectSession):
 
     def __init__(self, host: Host, target: Target, object: Object) -> None:
         super().__init__(host, target, object)
-        self._symbols = KernelSymbols(host)
-        self._reasons = dropreasons.read()
         self._why_reset = dropreasons.read_resets()
         self._owners = Owners(host, target)
         self._ring = object.ring()
         self._examples: dict[Merged, Flow] = {}
         self._counters = _Counters(host, target)
         self._around = self._surround(target)
+        self._sites = Sites(host, self._around, self._owners)
         self._tables = Tables({net: self._owners.path(net) for net in self._around.nets})
         self._before = self._living(target)
-        self.notes = (*self.notes, *self._around.notes, *_notes(host, object, self._reasons))
+        self.notes = (*self.notes, *self._around.notes, *_notes(host, object, self._sites.reasons))
 
     def adopt(self, target: Target) -> None:
         super().adopt(target)
         self._first = target
         self._owners.adopt(target)
         self._around = self._surround(target)
+        self._sites = Sites(self.host, self._around, self._owners)
         self._counters.adopt(target)
 
     def events(self) -> Sequence[Struct]:
@@ -152,7 +152,7 @@ class _Session(ObjectSession):
 
     def answer(self) -> Answer:
         self._counters.look(now=True)
-        drops = [drop for one in sensor.sums(self.object) if (drop := self._drop(one)) is not None]
+        drops = self._sites.drops(sensor.sums(self.object))
         faults, usual = merged(drops, self._examples)
         no_room = sensor.no_room(self.object)
         conns = connections(
@@ -197,52 +197,6 @@ class _Session(ObjectSession):
             return call_in(place, lambda: sensor.living(self.object))
         return {}
 
-    def _function(self, place: Place) -> str:
-        # It is where the function would go on: behind the call.
-        return self._symbols.frame(place.location - 1).name
-
-    def _reason(self, place: Place) -> str | None:
-        return dropreasons.name(self._reasons, place.reason)
-
-    def _merged(self, place: Place, device: str) -> Merged:
-        place = settled(place, self._around.net)
-        function, reason = self._function(place), self._reason(place)
-        opens = bool(place.why & sensor.OPENS)
-        return Merged(
-            hop=self._hop(place, device),
-            reason=reason,
-            function=function,
-            ethertype=place.ethertype,
-            protocol=place.protocol,
-            why=place.why & ~sensor.OPENS,
-            cause=dropcauses.cause(reason, function, opens=opens),
-        )
-
-    def _hop(self, place: Place, device: str) -> Hop:
-        return Hop(
-            stage=self._around.stage(place.net, place.ifindex),
-            namespace=self._owners.name(place.net),
-            inode=place.net,
-            interface=device or None,
-            ifindex=place.ifindex,
-        )
-
-    def _drop(self, one: sensor.Sum) -> tuple[Merged, sensor.Sum] | None:
-        if self._is_anothers(one.place, one.flow):
-            return None
-        return self._merged(one.place, one.device), one
-
-    def _is_anothers(self, place: Place, seen: sensor.Flow) -> bool:
-        """Two networks may have the same address; then it is whose the packet is in."""
-        by_address = place.why & (sensor.FROM_IT | sensor.TO_IT)
-        if not by_address or self._around.stage(place.net, place.ifindex) != "elsewhere":
-            return False
-        if not self._owners.connected(place.net):
-            return True
-        ends = {seen.source} if place.why & sensor.FROM_IT else set()
-        ends |= {seen.destination} if place.why & sensor.TO_IT else set()
-        return all(end is not None and self._owners.has(place.net, end) for end in ends)
-
     def _told(self, raw: bytes) -> Struct | None:
         match sensor.told(raw):
             case Dropped() as one:
@@ -260,9 +214,9 @@ class _Session(ObjectSession):
                 )
 
     def _lost(self, one: Dropped) -> Lost | None:
-        if self._is_anothers(one.place, one.flow):
+        if self._sites.is_anothers(one.place, one.flow):
             return None
-        where = self._merged(one.place, one.device)
+        where = self._sites.merged(one.place, one.device)
         self._examples[where] = flow(one.flow)
         if where.cause.usual:
             return None

@@ -1,0 +1,237 @@
+"""What every hop of a container's way gave up: interfaces, their queues, the CPUs' backlogs.
+
+Two looks tell what was lost between them. Counters do not tell why; that is for the sensor of
+``skb:kfree_skb`` to tell, which is attached only where some of these counters ever moved.
+"""
+
+import itertools
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from whybox.kernel import netlink
+from whybox.kernel.conntrackdrops import Tables
+from whybox.kernel.host import Host
+from whybox.kernel.netcounters import read
+from whybox.kernel.netns import call_in
+from whybox.kernel.rtnetlink import RTM_GETLINK, Link, parse_link
+from whybox.kernel.target import Target
+
+if TYPE_CHECKING:
+    from whybox.kernel.hops import Around
+
+RTM_GETQDISC = 38
+TCA_KIND, TCA_STATS2, TCA_STATS_BASIC, TCA_STATS_QUEUE = 1, 7, 1, 3
+TC_H_ROOT = 0xFFFFFFFF
+
+_LINK = struct.Struct("=BxHiII")
+_TRAFFIC = struct.Struct("=BxxxiIII")
+_BASIC, _QUEUE = struct.Struct("=QI"), struct.Struct("=5I")
+
+#: With more sensors than this at once, watching would cost more than it tells.
+MOST_WATCHED = 8
+_watching: list[int] = []
+_numbers = itertools.count()
+
+#: Counters of its namespace that tell of a packet that was lost, or had to be sent again.
+SYMPTOMS = (
+    "Tcp.RetransSegs", "TcpExt.TCPTimeouts", "TcpExt.TCPBacklogDrop", "TcpExt.TCPRcvQDrop",
+    "Udp.RcvbufErrors", "Udp.SndbufErrors", "Udp.MemErrors", "Udp.InErrors", "Udp6.UdpRcvbufErrors",
+    "Ip.InDiscards", "Ip.OutDiscards", "Ip.FragFails", "Ip.ReasmFails", "Ip.InHdrErrors",
+    "TcpExt.IPReversePathFilter",
+)  # fmt: skip
+
+
+class Queue(Struct, frozen=True, kw_only=True):
+    """The queueing discipline at the root of an interface."""
+
+    kind: str
+    sent: int
+    drops: int
+    waiting: int
+
+
+class Hop(Struct, frozen=True, kw_only=True):
+    """One interface of the way, and what it has counted since it was made."""
+
+    stage: str
+    """``container``, ``wire``: the other end of its veth, ``bridge``, ``host``."""
+    namespace: str
+    """Whose it is, in words."""
+    net: int
+    interface: str
+    up: bool
+    """With carrier."""
+    mtu_bytes: int
+    received: int
+    sent: int
+    receive_dropped: int
+    send_dropped: int
+    errors: int
+    queue: Queue | None
+    """``None``: it has none (``noqueue``)."""
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """The same interface at another moment."""
+        return self.net, self.interface
+
+
+class Look(Struct, frozen=True, kw_only=True):
+    """The way at one moment."""
+
+    at_ns: int
+    hops: tuple[Hop, ...]
+    counters: Mapping[str, int]
+    """Of its namespace; ``softnet dropped`` is of the whole machine."""
+
+
+class Drop(Struct, frozen=True, kw_only=True):
+    """Packets that the kernel gave up at one place for one reason."""
+
+    stage: str
+    namespace: str
+    interface: str | None
+    reason: str | None
+    function: str
+    protocol: str
+    packets: int
+    means: str
+    look: str
+    example: str
+    """Who sent one of them to whom."""
+
+
+class Watched(Struct, frozen=True, kw_only=True):
+    """What the sensor saw."""
+
+    reason: str | None = None
+    """Why it was not attached."""
+    drops: tuple[Drop, ...] = ()
+    usual: int = 0
+    """Packets that a healthy network drops as well."""
+
+
+class Way:
+    """One container's way, to be looked at again and again."""
+
+    def __init__(self, host: Host, target: Target) -> None:
+        from whybox.kernel.hops import Owners, around  # what it needs is for a window alone
+
+        self._host, self._target = host, target
+        self.around: Around = around(host, target)
+        self.owners: Owners = Owners(host, target)
+        self._tables = Tables({net: self.owners.path(net) for net in self.around.nets})
+
+    @property
+    def missing(self) -> str | None:
+        """Why some of it cannot be seen."""
+        return "; ".join(self.around.notes) or None
+
+    def look(self) -> Look:
+        """What its hops have counted."""
+        init = self._target.init
+        pid = "self" if self._target.runtime == "self" or init is None else init.pid
+        return Look(
+            at_ns=self._host.monotonic_ns(),
+            hops=tuple(self._hops()),
+            counters=read(self._host, pid),
+        )
+
+    def _hops(self) -> Iterator[Hop]:
+        for net, hops in groupby(self.around.path, lambda hop: hop.inode):
+            indexes, place = {hop.ifindex: hop.stage for hop in hops}, self.owners.path(net)
+            if place is None:
+                continue
+            with suppress(OSError):  # it may not be entered, or is gone
+                for link, queue in call_in(place, partial(_interfaces, tuple(indexes))):
+                    yield _hop(indexes[link.ifindex], self.owners.name(net), net, link, queue)
+
+    @contextmanager
+    def watched(self, worth: bool) -> Iterator[Callable[[], Watched]]:
+        """Watch where and why its packets are dropped, if that is worth it."""
+        reason = None if worth else "nothing was ever lost on its way"
+        if self._host.window_seconds <= 0:
+            reason = "nothing is lost in a window of no length"
+        if reason is None and len(_watching) >= MOST_WATCHED:
+            reason = f"{MOST_WATCHED} other containers are watched: ask for this one alone"
+        if reason is not None:
+            yield lambda: Watched(reason=reason)
+            return
+        with ExitStack() as stack:
+            yield self._attached(stack)
+
+    def _attached(self, stack: ExitStack) -> Callable[[], Watched]:
+        from whybox.kernel import dropwatch  # loads libbpf: only where it is worth it
+
+        host, around, owners = self._host, self.around, self.owners
+        try:
+            object = stack.enter_context(dropwatch.attached(host, self._target, around))
+        except dropwatch.Refused as refusal:
+            refused = Watched(reason=str(refusal.strerror))
+            return lambda: refused
+        number = next(_numbers)
+        _watching.append(number)
+        stack.callback(_watching.remove, number)
+        return lambda: dropwatch.seen(host, object, around, owners, self._tables)
+
+
+def _hop(stage: str, namespace: str, net: int, link: Link, queue: Queue | None) -> Hop:
+    said = link.statistics
+    return Hop(
+        stage=stage,
+        namespace=namespace,
+        net=net,
+        interface=link.name,
+        up=link.lower_up,
+        mtu_bytes=link.mtu_bytes,
+        received=0 if said is None else said.rx_packets,
+        sent=0 if said is None else said.tx_packets,
+        receive_dropped=0 if said is None else said.rx_dropped,
+        send_dropped=0 if said is None else said.tx_dropped,
+        errors=0 if said is None else said.rx_errors + said.tx_errors,
+        queue=queue,
+    )
+
+
+def _interfaces(indexes: tuple[int, ...]) -> list[tuple[Link, Queue | None]]:
+    """Runs in their namespace."""
+    with netlink.Socket() as sock:
+        asked = [_LINK.pack(0, 0, index, 0, 0) for index in indexes]
+        links = [parse_link(sock.get(RTM_GETLINK, one, "RTM_GETLINK").payload) for one in asked]
+        said = sock.dump(RTM_GETQDISC, _TRAFFIC.pack(0, 0, 0, 0, 0), "RTM_GETQDISC")
+    queues: dict[int, Queue | None] = {}
+    for message in said:
+        _, index, _, parent, _ = netlink.fields(_TRAFFIC, message.payload, "tcmsg")
+        if parent == TC_H_ROOT and index in indexes:
+            queues[index] = queue(message.payload)
+    return [(link, queues.get(link.ifindex)) for link in links]
+
+
+def queue(payload: bytes) -> Queue | None:
+    """One RTM_NEWQDISC (struct tcmsg; struct gnet_stats_basic and gnet_stats_queue)."""
+    found = netlink.attributes(payload, _TRAFFIC.size)
+    stats = netlink.attributes(found.get(TCA_STATS2, b""))
+    if netlink.text(found.get(TCA_KIND, b"")) == "noqueue":
+        return None
+    if TCA_STATS_BASIC not in stats or TCA_STATS_QUEUE not in stats:
+        return None
+    _, sent = _BASIC.unpack_from(stats[TCA_STATS_BASIC])
+    waiting, _, drops, _, _ = _QUEUE.unpack_from(stats[TCA_STATS_QUEUE])
+    kind = netlink.text(found.get(TCA_KIND, b""))
+    return Queue(kind=kind, sent=sent, drops=drops, waiting=waiting)
+
+
+def ever_lost(look: Look) -> bool:
+    """Whether a counter of the way ever moved that tells of a loss."""
+    if any(look.counters.get(name, 0) for name in (*SYMPTOMS, "softnet dropped")):
+        return True
+    return any(
+        hop.receive_dropped or hop.send_dropped or hop.errors or (hop.queue and hop.queue.drops)
+        for hop in look.hops
+    )
