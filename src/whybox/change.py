@@ -300,6 +300,13 @@ class FilterRule(Struct, frozen=True, tag=True):
     in_container: bool = False
 
 
+class Nameservers(Struct, frozen=True, tag=True):
+    """Ask these nameservers for names, and no longer those."""
+
+    use: tuple[str, ...]
+    drop: tuple[str, ...]
+
+
 class ListenOn(Struct, frozen=True, tag=True):
     """The program must listen on this address and port."""
 
@@ -347,6 +354,7 @@ Change: TypeAlias = (
     | MemoryLimit
     | NoQueue
     | MountOption
+    | Nameservers
     | OpenFiles
     | PidsLimit
     | ProjectQuota

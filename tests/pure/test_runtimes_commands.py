@@ -34,6 +34,7 @@ SAMPLES: dict[type, Change] = {
         change.ShmSize(256 << 20),
         change.HostSysctl("fs.inotify.max_user_instances", "512"),
         change.Sysctl("kernel.shmmni", "8192"),
+        change.Nameservers(("10.0.0.1",), ("10.0.0.9",)),
         change.Unpause(),
         change.ThawFilesystem("/mnt/my data"),
         change.StopTimeout(30),
@@ -196,6 +197,16 @@ def test_every_runtime_says_every_change_in_lines_that_a_shell_can_read(
         (
             change.Sysctl("net.core.somaxconn", "1024"),
             "nsenter -t 7 -n sysctl -w net.core.somaxconn=1024",
+        ),
+        (
+            change.Sysctl("net.a", "1", also=(("net.b", "2 3"),)),
+            "nsenter -t 7 -n sysctl -w net.a=1 'net.b=2 3'",
+        ),
+        (
+            change.Nameservers(("10.0.0.1",), ("10.0.0.9",)),
+            "f=$(docker inspect -f '{{.ResolvConfPath}}' 4f1caaaaaaaa) && "
+            "kept=$(sed '/^nameserver 10\\.0\\.0\\.9$/d;' \"$f\") && "
+            'printf \'%s\\n\' "$kept" >"$f"',
         ),
         (change.MemoryHigh(4096), "echo 4096 > /sys/fs/cgroup/docker/ID/memory.high"),
         (change.MemoryHigh(None), "echo max > /sys/fs/cgroup/docker/ID/memory.high"),

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from whybox.cli import FOUND, NOTHING, OK, USAGE, Failure, choices
 from whybox.cli.run import terminal_columns
 from whybox.diagnose import diagnose, judge
-from whybox.kernel import netsysctl
+from whybox.kernel import dns, netsysctl
 from whybox.kernel.host import Host, printable
 from whybox.model import AnyCase, Report, Severity
 
 #: Which case answers a question that a person asks by an option.
-ANSWERS = {"sysctl": "network/sysctl_not_inherited"}
+ANSWERS = {"sysctl": "network/sysctl_not_inherited", "lookup": "network/name_unresolved"}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,11 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--sysctl",
         metavar="KEY",
         help="explain one network parameter, such as net.core.somaxconn, and nothing else",
+    )
+    parser.add_argument(
+        "--lookup",
+        metavar="NAME",
+        help="ask the container's nameservers for this name, and tell what they say",
     )
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="show all at length, clear cases too"
@@ -75,14 +80,15 @@ def _recorded(arguments: argparse.Namespace, cases: dict[str, AnyCase]) -> Repor
 
 def _asked(arguments: argparse.Namespace) -> dict[str, str]:
     """The questions that only one case answers, each with what it is about."""
-    if arguments.sysctl is None:
-        return {}
-    if arguments.file:
-        raise Failure("--sysctl asks the running kernel: it cannot be asked of a file", USAGE)
-    if netsysctl.key(arguments.sysctl) is None:
-        word = printable(arguments.sysctl)
+    asked = {word: vars(arguments)[word] for word in ANSWERS if vars(arguments)[word] is not None}
+    if asked and arguments.file:
+        raise Failure(f"--{next(iter(asked))} asks a running container, not a file", USAGE)
+    if "sysctl" in asked and netsysctl.key(asked["sysctl"]) is None:
+        word = printable(asked["sysctl"])
         raise Failure(f"{word!r} is no network parameter such as net.core.somaxconn", USAGE)
-    return {"sysctl": arguments.sysctl}
+    if "lookup" in asked and not dns.is_name(asked["lookup"]):
+        raise Failure(f"{printable(asked['lookup'])!r} cannot be a name of a host", USAGE)
+    return asked
 
 
 def _live(

@@ -76,7 +76,7 @@ class Host:
         self.root = root.rstrip("/")
         self.window_seconds = window_seconds
         self.asked = asked
-        """What a person wants to know besides, by the option's word: ``sysctl``."""
+        """What a person wants to know besides, by the option's word: ``sysctl``, ``lookup``."""
         self.to = to
         self.reads = 0
         self._kept: dict[str, bytes] = {}

@@ -21,10 +21,10 @@ from typing import Self
 
 from msgspec import structs
 
-from whybox.change import Change, InNetwork, InProgram, ListenOn, OpenFiles
+from whybox.change import Change, InNetwork, InProgram, ListenOn, Nameservers, OpenFiles
 from whybox.kernel.host import Host
 from whybox.kernel.target import Exit, Target, described, processes
-from whybox.lab import groups, launch, limits, machine, network, rootfs, stop
+from whybox.lab import groups, launch, limits, machine, network, resolver, rootfs, stop
 from whybox.lab.groups import Groups
 from whybox.lab.launch import Ended, Joined, Launched, Setup
 from whybox.lab.network import Network
@@ -112,6 +112,8 @@ class Box(Plan):
             return True
         if network.concerns(change):
             return network.apply(change, box=self.pid, node=self._node())
+        if isinstance(change, Nameservers):
+            return resolver.use(self.pid, change.use)
         if isinstance(change, OpenFiles):
             return limits.allow_files(processes(Host(), self.target()), change.limit)
         return machine.apply(change, self.pid, self.closing) or self.groups.apply(change)

@@ -32,6 +32,7 @@ from whybox.change import (
     MemoryHigh,
     MemoryLimit,
     MountOption,
+    Nameservers,
     NoQueue,
     OpenFiles,
     PidsLimit,
@@ -113,6 +114,8 @@ def _spoken(target: Target, change: commands_docker.Setting, host: Host) -> tupl
             return ()  # nobody here makes containers from options
         case LogLimit() | LayerLimit() | VolumeLimit():
             return ()  # as little
+        case Nameservers():
+            return ()  # nor writes their files
         case _ if target.runtime == "self":
             return ()  # from inside the files are read-only
         case _:

@@ -14,6 +14,7 @@ from whybox.change import (
     LogLimit,
     MemoryHigh,
     MemoryLimit,
+    Nameservers,
     OpenFiles,
     PidsLimit,
     RunAsUser,
@@ -35,7 +36,15 @@ from whybox.runtimes import commands_kernel
 from whybox.runtimes.shell import line, quoted
 
 Making: TypeAlias = (
-    WithInit | RunAsUser | WithUserNamespace | Volume | OpenFiles | ShmSize | StopTimeout | Sysctl
+    WithInit
+    | RunAsUser
+    | WithUserNamespace
+    | Volume
+    | OpenFiles
+    | ShmSize
+    | StopTimeout
+    | Sysctl
+    | Nameservers
 )
 #: What keeps a container from filling a disk.
 DiskLimit: TypeAlias = LogLimit | LayerLimit | VolumeLimit
@@ -62,6 +71,8 @@ def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
             return commands_kernel.sysctl(target, change)
         case LogLimit() | LayerLimit() | VolumeLimit():
             return _bounded(target, change)
+        case Nameservers() if target.alive:
+            return (_without(target, change.drop),)
         case _:
             return (_made_anew(target, change),)
 
@@ -129,6 +140,8 @@ def _made_anew(target: Target, change: Making) -> str:
         case Sysctl():
             settings = (("--sysctl", f"{key}={value}") for key, value in change.pairs)
             return _run(target, *(word for setting in settings for word in setting))
+        case Nameservers(use=use):
+            return _run(target, *(word for address in use for word in ("--dns", address)))
         case _:
             assert_never(change)
 
@@ -148,6 +161,14 @@ def _bounded(target: Target, change: DiskLimit) -> tuple[str, ...]:
             return ()  # an emptyDir is Kubernetes'
         case _:
             assert_never(change)
+
+
+def _without(target: Target, nameservers: tuple[str, ...]) -> str:
+    """The file that is mounted at /etc/resolv.conf, written in place: another file is not seen."""
+    path = line(target.runtime, "inspect", "-f", "{{.ResolvConfPath}}", target.short_id)
+    lines = "".join(f"/^nameserver {re.escape(one)}$/d;" for one in nameservers)
+    kept = f'{line("sed", lines)} "$f"'
+    return f"""f=$({path}) && kept=$({kept}) && printf '%s\\n' "$kept" >"$f\""""
 
 
 def _run(target: Target, *options: str) -> str:

@@ -19,6 +19,7 @@ from whybox.change import (
     LogLimit,
     MemoryHigh,
     MemoryLimit,
+    Nameservers,
     OpenFiles,
     PidsLimit,
     RunAsUser,
@@ -107,7 +108,9 @@ def _resources(change: CpuQuota | MemoryLimit | HugepageLimit | CpuWeight) -> di
             assert_never(change)
 
 
-def _spec(change: WithInit | WithUserNamespace | StopTimeout | Sysctl) -> dict[str, Any]:
+def _spec(
+    change: WithInit | WithUserNamespace | StopTimeout | Sysctl | Nameservers,
+) -> dict[str, Any]:
     match change:
         case WithInit():
             # The pause process is PID 1 of a shared namespace, and reaps.
@@ -120,6 +123,8 @@ def _spec(change: WithInit | WithUserNamespace | StopTimeout | Sysctl) -> dict[s
             # The kubelet must allow it: --allowed-unsafe-sysctls.
             each = [{"name": key, "value": value} for key, value in change.pairs]
             return {"securityContext": {"sysctls": each}}
+        case Nameservers(use=use):
+            return {"dnsPolicy": "None", "dnsConfig": {"nameservers": list(use)}}
         case _:
             assert_never(change)
 

@@ -14,6 +14,7 @@ from whybox.change import (
     LogLimit,
     MemoryHigh,
     MemoryLimit,
+    Nameservers,
     OpenFiles,
     PidsLimit,
     RunAsUser,
@@ -52,7 +53,7 @@ def commands(target: Target, change: Setting, host: Host) -> tuple[str, ...]:
             return commands_kernel.sysctl(target, change)
         case LogLimit() | LayerLimit() | VolumeLimit():
             return ()  # the journal's, and no layer
-        case WithInit() | Volume() | ShmSize():
+        case WithInit() | Volume() | ShmSize() | Nameservers():
             return ()  # systemd is its init, and its files lie on no image
         case _:
             return _edited(target, _service(change))
