@@ -1,70 +1,188 @@
-"""Connection tracking's own figures in a network namespace.
+"""Connection tracking of a network namespace: how many entries, what was refused, who holds them.
 
-``/proc/net/stat/nf_conntrack`` has a line of names and one of hexadecimal numbers for each CPU;
-"entries" is the whole namespace's on each line:
+``/proc/net/stat/nf_conntrack`` counts for each CPU, in hexadecimal, and each namespace has its own
+(measured). The table's largest size is one number for the machine, and holds for each namespace
+alone: ``__nf_conntrack_alloc()`` compares it with the namespace's count.
 
->>> said = statistics("entries drop\\n00000007 00000002\\n00000007 0000000a")
->>> said["drop"], said["entries"]
-(12, 7)
+>>> stats("entries drop early_drop\\n00000009 0000000a 0\\n00000009 00000001 0\\n")
+{'drop': 11, 'early_drop': 0}
 """
 
-from contextlib import suppress
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
+from whybox.kernel import netlink
 from whybox.kernel.host import ParseError
 
-STATISTICS = "/proc/thread-self/net/stat/nf_conntrack"
-COUNT = "/proc/sys/net/netfilter/nf_conntrack_count"
-MAX = "/proc/sys/net/netfilter/nf_conntrack_max"
+NETLINK_NETFILTER = 12
+#: include/uapi/linux/netfilter/nfnetlink_conntrack.h: (NFNL_SUBSYS_CTNETLINK << 8) | message
+IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_GET_STATS_CPU = 0x101, 0x104
+CTA_TUPLE_ORIG, CTA_STATUS = 1, 3
+CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
+CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
+CTA_PROTO_NUM, CTA_PROTO_DST_PORT = 1, 3
+IPS_SEEN_REPLY = 2
+_STATS = {4: "invalid", 8: "insert", 9: "insert_failed", 10: "drop", 11: "early_drop"}
+
+_STAT = "/proc/thread-self/net/stat/nf_conntrack"
+_SYSCTL = "/proc/sys/net/netfilter/nf_conntrack_"
+_NFGENMSG = struct.Struct("=BBH")
+#: Enough to tell who holds a table; the kernel lists it by hash, so the first are like the rest.
+MOST_ENTRIES = 10_000
+_MOST_SECONDS = 0.5
+_MOST_BYTES = 1 << 20
 
 
-class Tracking(Struct, frozen=True, kw_only=True):
-    """How full the table is, and what did not get in; ``None``: not told here."""
+class Table(Struct, frozen=True, kw_only=True):
+    """One namespace's at one moment."""
 
-    count: int | None = None
-    max: int | None = None
-    drop: int | None = None
-    """Packets dropped because there was no room (since the namespace was made)."""
-    early_drop: int | None = None
-    """Entries thrown out to make room."""
-    insert_failed: int | None = None
+    entries: int
+    largest: int | None
+    """``nf_conntrack_max``; ``None``: no limit."""
+    counters: dict[str, int]
+    """Those that count packets, of all CPUs."""
 
     @property
     def is_full(self) -> bool:
         """Whether no connection gets in any more."""
-        return self.count is not None and self.max is not None and 0 < self.max <= self.count
+        return self.largest is not None and self.largest <= self.entries
 
 
-def statistics(text: str) -> dict[str, int]:
-    """The sum over all CPUs by name."""
-    names, *lines = [line.split() for line in text.splitlines() if line.strip()] or [[]]
-    found = dict.fromkeys(names, 0)
-    for line in lines:
-        for name, value in zip(names, line, strict=False):
-            try:
-                number = int(value, 16)
-            except ValueError:
-                raise ParseError(STATISTICS, " ".join(line)) from None
-            found[name] = number if name == "entries" else found[name] + number
+class Holders(Struct, frozen=True, kw_only=True):
+    """Who holds the entries, from a sample."""
+
+    looked_at: int
+    sources: tuple[tuple[str, int], ...]
+    """Who opened them, the most first."""
+    destinations: tuple[tuple[str, int], ...]
+    """To whom, such as ``udp 10.0.0.1:53``."""
+    unanswered: int
+    """Nothing came back for them yet."""
+
+
+class Entry(Struct, frozen=True):
+    """One connection, as it was opened."""
+
+    source: str
+    destination: str
+    """With protocol and port."""
+    answered: bool
+
+
+def table() -> Table | None:
+    """Of the caller's namespace; ``None``: this kernel tracks no connections."""
+    entries = _number("count")
+    if entries is None:
+        return None
+    largest = _number("max")
+    counters = _counters()
+    # 0 is no limit (__nf_conntrack_alloc()).
+    return Table(entries=entries, largest=largest or None, counters=counters)
+
+
+def _number(name: str) -> int | None:
+    try:
+        with open(_SYSCTL + name, encoding="ascii") as file:
+            return int(file.read(64))
+    except OSError:
+        return None
+    except ValueError as error:
+        raise ParseError(_SYSCTL + name, str(error)) from None
+
+
+def _counters() -> dict[str, int]:
+    """From the file, or where a kernel has none (CONFIG_NF_CONNTRACK_PROCFS) by netlink."""
+    try:
+        with open(_STAT, encoding="ascii") as file:
+            return stats(file.read(_MOST_BYTES))
+    except FileNotFoundError:
+        return _by_netlink()
+
+
+def stats(text: str) -> dict[str, int]:
+    """Sums over all CPUs; ``entries`` is repeated on each line, and left out."""
+    names, *rows = (line.split() for line in text.splitlines() or [""])
+    try:
+        found = {
+            name: sum(int(row[at], 16) for row in rows if len(row) > at)
+            for at, name in enumerate(names)
+        }
+    except ValueError as error:
+        raise ParseError("/proc/net/stat/nf_conntrack", str(error)) from None
+    found.pop("entries", None)
     return found
 
 
-def tracking() -> Tracking:
-    """Of the namespace that the running thread is in."""
-    said: dict[str, int] = {}
-    with suppress(OSError), open(STATISTICS, encoding="ascii") as file:
-        said = statistics(file.read(1 << 18))
-    return Tracking(
-        count=_number(COUNT),
-        max=_number(MAX),
-        drop=said.get("drop"),
-        early_drop=said.get("early_drop"),
-        insert_failed=said.get("insert_failed"),
+def _by_netlink() -> dict[str, int]:
+    found: Counter[str] = Counter()
+    with netlink.Socket(NETLINK_NETFILTER) as sock:
+        asked = _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)
+        for message in sock.dump(IPCTNL_MSG_CT_GET_STATS_CPU, asked, "CT_GET_STATS_CPU"):
+            values = netlink.attributes(message.payload, _NFGENMSG.size)
+            found.update({n: int.from_bytes(values.get(k, b""), "big") for k, n in _STATS.items()})
+    return dict(found)
+
+
+def holders() -> Holders:
+    """Who holds the entries of the caller's namespace. Needs CAP_NET_ADMIN over it."""
+    entries: list[Entry] = []
+    deadline = time.monotonic() + _MOST_SECONDS
+    # A socket of its own, closed in the midst of the answer: the table may be long.
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
+        sock.settimeout(_MOST_SECONDS)
+        body = _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)
+        sock.send(netlink.request(IPCTNL_MSG_CT_GET, netlink.NLM_F_DUMP, 1, body))
+        done = False
+        while not done and len(entries) < MOST_ENTRIES and time.monotonic() < deadline:
+            part = netlink.portion(sock.recv(netlink.DATAGRAM_BYTES), 1, "CT_GET")
+            entries += parsed(message.payload for message in part.messages)
+            done = part.done
+    return held(entries)
+
+
+def parsed(payloads: Iterable[bytes]) -> Iterator[Entry]:
+    """Entries; what is neither IPv4 nor IPv6 is left out."""
+    for payload in payloads:
+        values = netlink.attributes(payload, _NFGENMSG.size)
+        tuple_ = netlink.attributes(values.get(CTA_TUPLE_ORIG, b""))
+        ip = netlink.attributes(tuple_.get(CTA_TUPLE_IP, b""))
+        source = ip.get(CTA_IP_V4_SRC) or ip.get(CTA_IP_V6_SRC)
+        destination = ip.get(CTA_IP_V4_DST) or ip.get(CTA_IP_V6_DST)
+        if source is None or destination is None:
+            continue
+        proto = netlink.attributes(tuple_.get(CTA_TUPLE_PROTO, b""))
+        status = int.from_bytes(values.get(CTA_STATUS, b""), "big")
+        yield Entry(
+            netlink.ip_address(source),
+            _place(netlink.ip_address(destination), proto),
+            bool(status & IPS_SEEN_REPLY),
+        )
+
+
+_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
+
+
+def _place(address: str, proto: dict[int, bytes]) -> str:
+    number = int.from_bytes(proto.get(CTA_PROTO_NUM, b""), "big")
+    port = proto.get(CTA_PROTO_DST_PORT)
+    name = _PROTOCOLS.get(number, f"protocol {number}")
+    if port is None:
+        return f"{name} {address}"
+    shown = f"[{address}]" if ":" in address else address
+    return f"{name} {shown}:{int.from_bytes(port, 'big')}"
+
+
+def held(entries: Iterable[Entry], most: int = 5) -> Holders:
+    """Counted."""
+    all_ = list(entries)
+    return Holders(
+        looked_at=len(all_),
+        sources=tuple(Counter(entry.source for entry in all_).most_common(most)),
+        destinations=tuple(Counter(entry.destination for entry in all_).most_common(most)),
+        unanswered=sum(not entry.answered for entry in all_),
     )
-
-
-def _number(path: str) -> int | None:
-    with suppress(OSError, ValueError), open(path, encoding="ascii") as file:
-        return int(file.read(64))
-    return None

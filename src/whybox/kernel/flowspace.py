@@ -6,7 +6,7 @@ from contextlib import suppress
 from msgspec import Struct
 
 from whybox.kernel import conntrack, iptables, netlink, nftables, routelookup, rtnetlink
-from whybox.kernel.conntrack import Tracking
+from whybox.kernel.conntrack import Table
 from whybox.kernel.flow import meter_of
 from whybox.kernel.host import Host, ParseError
 from whybox.kernel.netconf import Settings, settings
@@ -33,7 +33,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     neighbours: tuple[Neighbour, ...]
     settings: Settings
     ruleset: Ruleset
-    tracking: Tracking
+    tracked: Table | None
     bridge_calls: bool
     """Whether what a bridge passes on goes through the filters of IPv4 too."""
     counters: Mapping[str, int]
@@ -130,7 +130,8 @@ class Space:
             if link.statistics is not None:
                 found[f"{link.name} rx_dropped"] = link.statistics.rx_dropped
                 found[f"{link.name} tx_dropped"] = link.statistics.tx_dropped
-        found["conntrack drop"] = facts.tracking.drop or 0
+        if facts.tracked is not None:
+            found["conntrack drop"] = facts.tracked.counters.get("drop", 0)
         for chain in facts.ruleset.chains:
             rules = [rule.named for rule in chain.rules]
             rules += [policy_of(chain)] if chain.hook else []
@@ -151,7 +152,7 @@ def _facts() -> Facts:
             neighbours=rtnetlink.neighbours(sock),
             settings=settings(sock),
             ruleset=ruleset(),
-            tracking=conntrack.tracking(),
+            tracked=conntrack.table(),
             bridge_calls=_bridge_calls(),
             counters=_counters(),
         )

@@ -124,12 +124,12 @@ class Walk(Wires):
         )  # fmt: skip
 
     def _tracked(self, space: Space) -> None:
-        tracking = space.facts.tracking
-        if self._way == "there" and tracking.is_full:
+        table = space.facts.tracked
+        if self._way == "there" and table is not None and table.is_full:
             self._met(
                 space, "conntrack", "connection tracking",
-                f"its table is full: {tracking.count} of {tracking.max}", "conntrack",
-                meter="conntrack drop", max=str(tracking.max),
+                f"its table is full: {table.entries} of {table.largest}", "conntrack",
+                meter="conntrack drop", max=str(table.largest),
             )  # fmt: skip
 
     def _unrouted(self, space: Space, packet: Packet, number: int, iif: Link | None) -> None:
