@@ -224,6 +224,20 @@ class GrantCapabilities(Struct, frozen=True, tag=True):
     names: tuple[str, ...]
 
 
+class OnlyCapabilities(Struct, frozen=True, tag=True):
+    """Hold these capabilities and no others, and of devices these beside everybody's."""
+
+    names: tuple[str, ...]
+    devices: tuple[str, ...] = ()
+    """Paths such as ``/dev/fuse``."""
+
+
+class SeccompProfile(Struct, frozen=True, tag=True):
+    """The seccomp profile lets these calls pass and no others."""
+
+    names: tuple[str, ...]
+
+
 class AllowSystemCalls(Struct, frozen=True, tag=True):
     """The seccomp profile lets these calls pass."""
 
@@ -355,10 +369,12 @@ Change: TypeAlias = (
     | NoQueue
     | MountOption
     | Nameservers
+    | OnlyCapabilities
     | OpenFiles
     | PidsLimit
     | ProjectQuota
     | RunAsUser
+    | SeccompProfile
     | ShmSize
     | StopTimeout
     | SwapLimit

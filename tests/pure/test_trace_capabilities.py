@@ -6,10 +6,12 @@ import pytest
 
 from whybox.kernel import syscalltable
 from whybox.kernel.capability import NAMES
+from whybox.kernel.capabilityuse import Meaning
+from whybox.kernel.capabilityuse import meaning as means
 from whybox.kernel.sensors import capabilities as sensor
 from whybox.kernel.sensors.capabilities import Check, Flag
 from whybox.trace import capabilities
-from whybox.trace.capabilities import Answer, Meaning
+from whybox.trace.capabilities import Answer
 from whybox.trace.question import Answered
 from whybox.views.trace import text
 
@@ -63,11 +65,11 @@ def test_a_check_is_decoded_as_the_program_lays_it_out() -> None:
     ],
 )
 def test_what_a_check_means(seen: Check, path: tuple[str, ...], meaning: Meaning) -> None:
-    assert capabilities.meaning(seen, path) is meaning
+    assert means(seen, path) is meaning
 
 
 def weighed(*seen: tuple[Check, tuple[str, ...]]) -> Answer:
-    all = [(one, path, capabilities.meaning(one, path)) for one, path in seen]
+    all = [(one, path, means(one, path)) for one, path in seen]
     held = 1 << NAMES.index("CHOWN") | 1 << NAMES.index("KILL")
     return capabilities.told(all, held, from_start=False)
 

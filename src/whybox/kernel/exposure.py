@@ -4,9 +4,10 @@
 path comes from the reader's own mounts: the one of the same device whose root lies above it.
 """
 
+import itertools
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
@@ -80,6 +81,9 @@ _RULING = (
 
 #: All of memory, and the ports: /dev/mem, /dev/kmem, /dev/port (admin-guide/devices.txt).
 _MEMORY = frozenset({os.makedev(1, 1), os.makedev(1, 2), os.makedev(1, 4)})
+
+#: null, zero, full, random, urandom, tty, console, ptmx: engines put them into every container.
+_EVERYBODYS = frozenset({"1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:1", "5:2"})
 
 
 class Shown(Struct, frozen=True, kw_only=True):
@@ -181,6 +185,52 @@ def _devices(root: str) -> tuple[str, ...]:
     finally:
         os.close(directory)
     return tuple(printable(name) for name in found[:MOST_DEVICES])
+
+
+class Node(Struct, frozen=True, kw_only=True):
+    """A device node of the container's ``/dev``."""
+
+    name: str
+    """Below ``/dev``, harmless to print."""
+    device: str
+    """``MAJOR:MINOR``."""
+    block: bool
+
+
+def nodes(host: Host, pid: int, seen: tuple[Mount, ...]) -> tuple[Node, ...] | None:
+    """The device nodes directly in ``/dev``, but for those that every container has.
+
+    ``None`` where it cannot be looked at.
+    """
+    way = [m.fstype for m in seen if m.mountpoint in ("/", "/dev")]
+    if any(fstype.startswith("fuse") for fstype in way):
+        return None
+    try:
+        top = os.open(host.path(f"/proc/{pid}/root"), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            flags = os.O_RDONLY | os.O_DIRECTORY
+            directory = open_beneath(top, "dev", flags, into_mounts=True)
+        finally:
+            os.close(top)
+        try:
+            with os.scandir(directory) as entries:
+                return tuple(_nodes(entries))
+        finally:
+            os.close(directory)
+    except OSError:
+        return None
+
+
+def _nodes(entries: Iterable["os.DirEntry[str]"]) -> Iterator[Node]:
+    for entry in itertools.islice(entries, MOST_MOUNTS):
+        try:
+            seen = entry.stat(follow_symlinks=False)
+        except OSError:
+            continue
+        block = stat.S_ISBLK(seen.st_mode)
+        number = f"{os.major(seen.st_rdev)}:{os.minor(seen.st_rdev)}"
+        if block or (stat.S_ISCHR(seen.st_mode) and number not in _EVERYBODYS):
+            yield Node(name=printable(entry.name), device=number, block=block)
 
 
 def _is_dangerous(entry: "os.DirEntry[str]") -> bool:

@@ -10,6 +10,7 @@ from whybox.change import (
     GrantCapabilities,
     HugepageLimit,
     IoLimit,
+    OnlyCapabilities,
     OpenFiles,
     RunAsUser,
     ShmSize,
@@ -204,6 +205,8 @@ class Plan:
             user = User(uid=cure.uid, gid=cure.gid)
         if self._capabilities is not None:
             user = structs.replace(user, capabilities=self._capabilities)
+        if (only := self._last_cure(OnlyCapabilities)) is not None:
+            user = structs.replace(user, capabilities=capability.mask(only.names))
         if (more := self._last_cure(GrantCapabilities)) is not None:
             kept = user.capabilities | capability.mask(more.names)
             user = structs.replace(user, capabilities=kept)

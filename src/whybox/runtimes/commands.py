@@ -34,10 +34,12 @@ from whybox.change import (
     MountOption,
     Nameservers,
     NoQueue,
+    OnlyCapabilities,
     OpenFiles,
     PidsLimit,
     ProjectQuota,
     RunAsUser,
+    SeccompProfile,
     ShmSize,
     StopTimeout,
     SwapLimit,
@@ -80,6 +82,8 @@ def commands(target: Target, change: Change, host: Host) -> tuple[str, ...]:
         case HostSysctl() | ThawFilesystem() | EmptyFile() | ProjectQuota():
             return commands_kernel.machine(change)
         case FileAccess() | GrantCapabilities() | AllowSystemCalls() | MountOption():
+            return commands_rights.commands(target, change)
+        case OnlyCapabilities() | SeccompProfile():
             return commands_rights.commands(target, change)
         case (
             CpuQuota(cgroup=str())

@@ -2,12 +2,28 @@
 
 from typing import TypeAlias, assert_never
 
-from whybox.change import AllowSystemCalls, FileAccess, GrantCapabilities, MountOption
+from msgspec import json
+
+from whybox.change import (
+    AllowSystemCalls,
+    FileAccess,
+    GrantCapabilities,
+    MountOption,
+    OnlyCapabilities,
+    SeccompProfile,
+)
 from whybox.kernel.target import Target
 from whybox.runtimes import commands_docker, commands_kubernetes, commands_systemd
-from whybox.runtimes.shell import line
+from whybox.runtimes.shell import line, write
 
-Right: TypeAlias = FileAccess | GrantCapabilities | AllowSystemCalls | MountOption
+Right: TypeAlias = (
+    FileAccess
+    | GrantCapabilities
+    | OnlyCapabilities
+    | AllowSystemCalls
+    | SeccompProfile
+    | MountOption
+)
 
 #: The engine's default profile with what is missing, for the reader to write.
 PROFILE = "profile.json"
@@ -19,10 +35,11 @@ def commands(target: Target, change: Right) -> tuple[str, ...]:
         return _file(target, change)
     if isinstance(change, MountOption) and target.runtime not in ("docker", "podman"):
         return _remounted(target, change)
+    written = (_profile(change),) if isinstance(change, SeccompProfile) else ()
     if commands_kubernetes.manages(target):
-        return _kubernetes(target, change)
+        return written + _kubernetes(target, change)
     if target.runtime in ("docker", "podman"):
-        return (commands_docker.run(target, *_options(change)),)
+        return (*written, commands_docker.run(target, *_options(change)))
     if target.runtime == "systemd":
         return _systemd(target, change)
     return ()
@@ -50,11 +67,26 @@ def _remounted(target: Target, change: MountOption) -> tuple[str, ...]:
     return (line(*enter, "mount", "-o", options, change.mountpoint),)
 
 
-def _options(change: GrantCapabilities | AllowSystemCalls | MountOption) -> tuple[str, ...]:
+def _profile(change: SeccompProfile) -> str:
+    """In the form that Docker, podman, containerd and the kubelet read."""
+    allowed = {"names": list(change.names), "action": "SCMP_ACT_ALLOW"}
+    profile = {"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "syscalls": [allowed]}
+    return write(json.encode(profile).decode(), PROFILE)
+
+
+Option: TypeAlias = (
+    GrantCapabilities | OnlyCapabilities | AllowSystemCalls | SeccompProfile | MountOption
+)
+
+
+def _options(change: Option) -> tuple[str, ...]:
     match change:
         case GrantCapabilities(names=names):
-            return tuple(word for name in names for word in ("--cap-add", name))
-        case AllowSystemCalls():
+            return _each("--cap-add", names)
+        case OnlyCapabilities(names=names, devices=devices):
+            dropped = ("--cap-drop", "ALL", *_each("--cap-add", names))
+            return (*dropped, *_each("--device", devices))
+        case AllowSystemCalls() | SeccompProfile():
             return ("--security-opt", f"seccomp={PROFILE}")
         case MountOption(option="rw", mountpoint=path):
             return ("-v", f"SOURCE:{path}:rw")
@@ -64,11 +96,20 @@ def _options(change: GrantCapabilities | AllowSystemCalls | MountOption) -> tupl
             assert_never(change)
 
 
+def _each(option: str, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(word for value in values for word in (option, value))
+
+
 def _kubernetes(target: Target, change: Right) -> tuple[str, ...]:
     match change:
         case GrantCapabilities(names=names):
             context: dict[str, object] = {"capabilities": {"add": list(names)}}
-        case AllowSystemCalls():
+        case OnlyCapabilities(names=names):
+            only = {"drop": ["ALL"], "add": list(names)}
+            context = {"privileged": False, "capabilities": only}
+            if "SYS_ADMIN" not in names:  # the API server takes both for a contradiction
+                context["allowPrivilegeEscalation"] = False
+        case AllowSystemCalls() | SeccompProfile():
             profile = {"type": "Localhost", "localhostProfile": PROFILE}
             context = {"seccompProfile": profile}
         case _:
@@ -81,7 +122,10 @@ def _systemd(target: Target, change: Right) -> tuple[str, ...]:
         case GrantCapabilities(names=names):
             words = " ".join(f"CAP_{name}" for name in names)
             return commands_systemd.edited(target, f"AmbientCapabilities={words}")
-        case AllowSystemCalls(names=names):
+        case OnlyCapabilities(names=names):
+            words = " ".join(f"CAP_{name}" for name in names)
+            return commands_systemd.edited(target, f"CapabilityBoundingSet={words}")
+        case AllowSystemCalls(names=names) | SeccompProfile(names=names):
             return commands_systemd.edited(target, f"SystemCallFilter={' '.join(names)}")
         case _:
             return ()

@@ -24,6 +24,8 @@ enum {
 	MADE_UP_FOR = BIT(6), /* refused, but another that does as well was granted at once */
 };
 
+#define SLOT_SHIFT 16 /* whose it is: above the flags, in the same word */
+
 struct check {
 	u32 index; /* the call it is in */
 	s32 stack;
@@ -80,10 +82,10 @@ INLINE u32 engine(void)
 	return (start & 0xffffffffff) == 0x6e757263 /* "crun" */ ? ENGINE : 0;
 }
 
-INLINE struct check begun(void *context, const struct cred *cred, u64 target, u32 cap)
+INLINE struct check begun(void *context, u32 slot, const struct cred *cred, u64 target, u32 cap)
 {
 	struct task_struct___checked *self = checked_task();
-	struct check key = { .cap = cap, .flags = engine() };
+	struct check key = { .cap = cap, .flags = engine() | slot << SLOT_SHIFT };
 
 	u64 top = stack_top(self);
 
@@ -145,12 +147,12 @@ INLINE void done(u32 tid, struct check *key, bool no)
 SEC("tp_btf/cap_capable")
 int on_check(u64 *context)
 {
-	u32 tid = bpf_get_current_pid_tgid();
+	u32 tid = bpf_get_current_pid_tgid(), slot = slot_of_current(tid);
 	struct check key;
 
-	if (!slot_of_current(tid))
+	if (!slot)
 		return 0;
-	key = begun(context, (struct cred *)context[0], context[1], context[3]);
+	key = begun(context, slot, (struct cred *)context[0], context[1], context[3]);
 	done(tid, &key, (s32)context[4]);
 	return 0;
 }
@@ -159,15 +161,15 @@ int on_check(u64 *context)
 SEC("kprobe/cap_capable")
 int on_check_begin(void *context)
 {
-	u32 tid = bpf_get_current_pid_tgid();
+	u32 tid = bpf_get_current_pid_tgid(), slot = slot_of_current(tid);
 	struct check key;
 	u64 options;
 
-	if (!slot_of_current(tid))
+	if (!slot)
 		return 0;
 	options = ARGUMENT(context, cx, 3);
-	key = begun(context, (struct cred *)ARGUMENT(context, di, 0), ARGUMENT(context, si, 1),
-		    ARGUMENT(context, dx, 2));
+	key = begun(context, slot, (struct cred *)ARGUMENT(context, di, 0),
+		    ARGUMENT(context, si, 1), ARGUMENT(context, dx, 2));
 	if (options & CAP_OPT_NOAUDIT)
 		key.flags |= NOAUDIT;
 	bpf_map_update_elem(&going_on, &tid, &key, 0);

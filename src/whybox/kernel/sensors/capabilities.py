@@ -22,6 +22,7 @@ SPEC = Spec(
 
 _CHECK, _CHECKS = struct.Struct("=IiII"), struct.Struct("=QII16s")
 _NO_CALL = 2 * EVERY_CALL
+_SLOT_SHIFT = 16
 
 
 class Flag(IntFlag):
@@ -47,6 +48,8 @@ class Check(Struct, frozen=True, kw_only=True):
 
     capability: int
     flags: Flag
+    slot: int = 0
+    """Whose they are."""
     number: int | None
     """Of the system call it was made in; ``None``: in none."""
     compat: bool
@@ -72,7 +75,8 @@ def check(key: bytes, value: bytes) -> Check:
     count, pid, _, comm = _CHECKS.unpack(value)
     return Check(
         capability=capability,
-        flags=Flag(flags),
+        flags=Flag(flags & (1 << _SLOT_SHIFT) - 1),
+        slot=flags >> _SLOT_SHIFT,
         number=None if index >= _NO_CALL else index % EVERY_CALL,
         compat=EVERY_CALL <= index < _NO_CALL,
         stack=None if stack < 0 else stack,

@@ -390,6 +390,6 @@ LAB = Lab(
         "errors that are no refusals": not_there,
     },
     numbers=numbers,
-    also=("security/root_is_host_root",),
+    also=("security/root_is_host_root", "security/privileged_needlessly"),
     window_seconds=0.6,
 )

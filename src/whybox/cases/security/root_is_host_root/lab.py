@@ -72,5 +72,6 @@ LAB = Lab(
         "root with SYS_ADMIN": _capabilities(WITH_SYS_ADMIN),
     },
     numbers=_numbers,
+    also=("security/privileged_needlessly",),
     window_seconds=0.5,
 )
