@@ -1,5 +1,6 @@
 """security/permission_denied on real Docker containers."""
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def test_a_volume_of_roots_and_the_printed_chown(
             "port 80 is below 1024",
         ),
         ("chown 1000 /data", ("--cap-drop", "CHOWN"), "takes CHOWN"),
+        ("mknod /tmp/k c 1 11; cat /tmp/k", (), "devices controller"),
         ("cat /shut/file", (*USER, "--tmpfs", "/shut:mode=700"), "/shut belongs to 0:0"),
     ],
 )
@@ -86,6 +88,23 @@ def test_every_gate_is_told_from_the_others(
     finding = diagnose(container)[CASE]
     assert finding["verdict"] == "found", finding["summary"]
     assert expected in finding["summary"]
+
+
+def test_an_immutable_file_binds_root_too(engine: Engine, image: str, diagnose: Diagnose) -> None:
+    directory = engine.directory / "immutable"
+    directory.mkdir()
+    file = directory / "file"
+    file.write_text("x")
+    subprocess.run(["chattr", "+i", file], check=True)
+    try:
+        volume = ("-v", f"{directory}:/data")
+        container = engine.run(image, *forever("echo y > /data/file"), options=volume)
+        time.sleep(1)
+        summary = diagnose(container)[CASE]["summary"]
+        assert "/data/file is immutable" in summary
+        assert "(EPERM)" in summary
+    finally:
+        subprocess.run(["chattr", "-i", file], check=True)
 
 
 def test_a_program_that_seccomp_lets_pass_once_the_call_is_allowed(

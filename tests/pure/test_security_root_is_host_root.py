@@ -334,3 +334,15 @@ def test_a_process_that_vanished_and_a_device_directory_out_of_reach_do_no_harm(
     seen = watched(tree)
     assert [r.id.pid for r in seen.roots] == [70]
     assert seen.devices is None
+
+
+def test_root_that_is_kept_to_come_back_to_counts() -> None:
+    kept = msgspec.structs.replace(root(), kept=True)
+    finding = judge(seen(kept))
+    assert finding.verdict is Verdict.FOUND
+    assert any(e.says.endswith("uid 0 kept to come back to") for e in finding.evidence)
+
+
+def test_roots_group_is_told_of_another_user() -> None:
+    other = msgspec.structs.replace(seen(), init_uid=1000, init_gid=0)
+    assert "uid 1000 in root's group 0" in judge(other).summary

@@ -198,6 +198,8 @@ def _barred(one: Denied, step: Step, lacks: int) -> Gate:
     wants = " or ".join(word for bit, word in words.items() if lacks & bit)
     listed = " with an access list" if step.listed else ""
     root = ", since it is root without DAC_OVERRIDE" if one.uid == 0 else ""
+    if one.own_user_ns and not one.capabilities:
+        root = ", and its user namespace has no id for that owner, so no right of it reaches there"
     says = (
         f"{step.path} belongs to {step.uid}:{step.gid} with mode "
         f"{stat.filemode(step.mode)}{listed}, which does not let uid {one.uid} (gid {one.gid}) "

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from whybox.kernel import capability, task
 from whybox.kernel.host import Host
-from whybox.kernel.libc import CLONE_NEWNS, mount, sethostname, umount2, unshare
+from whybox.kernel.libc import mount, sethostname, umount2
 from whybox.lab import workload
 from whybox.lab.box import Box
 from whybox.lab.lab import Lab, Scenario
@@ -84,10 +84,6 @@ def _user_namespace(box: Box) -> None:
     box.start(again(_give_away))
 
 
-def _rename_in_a_namespace_of_its_own() -> None:
-    unshare(CLONE_NEWNS)
-
-
 def numbers(finding: Finding) -> str | None:
     """What was used, exactly."""
     known = ("used 1 of all that it holds (CHOWN)", "used 1 of all that it holds (SYS_ADMIN)")
@@ -106,14 +102,10 @@ LAB = Lab(
     },
     look_alikes={
         "SYS_ADMIN, and it mounts": _as_root(_and("SYS_ADMIN"), again(_mount)),
-        "SYS_ADMIN, and it makes namespaces": _as_root(
-            _and("SYS_ADMIN"), again(_rename_in_a_namespace_of_its_own)
-        ),
         "NET_ADMIN, which it does not use": _as_root(_and("NET_ADMIN"), workload.idle()),
         "an ordinary container that is refused SYS_ADMIN": _as_root(
             DEFAULT_CAPABILITIES, again(_rename)
         ),
-        "root without any capability": _as_root(0, workload.idle()),
         "another user, and a wide bounding set": _unprivileged,
         "root of a user namespace": _user_namespace,
     },

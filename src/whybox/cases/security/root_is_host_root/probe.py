@@ -39,7 +39,7 @@ KERNEL_TREES = ("sysfs", "cgroup", "debugfs", "tracefs", "securityfs", "efivarfs
 
 
 class Root(Struct, frozen=True, kw_only=True):
-    """A task whose effective uid is 0 as the reader sees it."""
+    """A task whose effective uid is 0 as the reader sees it, or that may make it so at any time."""
 
     id: TaskId
     nspid: int
@@ -48,6 +48,8 @@ class Root(Struct, frozen=True, kw_only=True):
     cap_eff: int
     seccomp: int | None
     no_new_privs: bool
+    kept: bool = False
+    """Its effective uid is another, and 0 is kept as the real or the saved one."""
 
 
 class Observation(Struct, frozen=True, kw_only=True):
@@ -60,6 +62,7 @@ class Observation(Struct, frozen=True, kw_only=True):
     init_uid: int
     init_map: tuple[Range, ...] | None
     init_no_new_privs: bool
+    init_gid: int | None = None
     tasks: int
     """How many could be looked at."""
     roots: tuple[Root, ...]
@@ -90,6 +93,7 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
         init_uid=first.uid[1],
         init_map=uidmap.read(host, init.pid),
         init_no_new_privs=first.no_new_privs,
+        init_gid=first.gid[1],
         tasks=len(pids),
         roots=tuple(sorted(roots, key=lambda r: (r.id.pid != init.pid, r.id.pid))),
         mounts=()
@@ -112,7 +116,8 @@ def _roots(host: Host, pids: Iterable[int]) -> Iterator[Root]:
     for pid in pids:
         try:
             status = task.status(host, pid)
-            if status.uid[1] != 0 or status.state in "ZX":
+            # Real, effective or saved: setresuid(2) makes any of them the effective one.
+            if 0 not in status.uid[:3] or status.state in "ZX":
                 continue
             yield Root(
                 id=task.stat(host, pid).id,
@@ -122,6 +127,7 @@ def _roots(host: Host, pids: Iterable[int]) -> Iterator[Root]:
                 cap_eff=status.cap_eff,
                 seccomp=status.seccomp,
                 no_new_privs=status.no_new_privs,
+                kept=status.uid[1] != 0,
             )
         except (OSError, ParseError):
             continue  # it ended
@@ -163,7 +169,8 @@ def _other_user(seen: Observation) -> str:
     if mapped is not None and mapped != 0:
         return _mapped(mapped)
     regain = "" if seen.init_no_new_privs else ", though a setuid program could still become root"
-    return f"No task of it is root: it runs as uid {seen.init_uid}{regain}."
+    group = " in root's group 0" if seen.init_gid == 0 else ""
+    return f"No task of it is root: it runs as uid {seen.init_uid}{group}{regain}."
 
 
 def _who(seen: Observation) -> tuple[Evidence, ...]:
@@ -200,9 +207,13 @@ def _summary(seen: Observation, reach: tuple[Evidence, ...]) -> str:
 
 def _tasks(seen: Observation) -> tuple[Evidence, ...]:
     return tuple(
-        Evidence(f"/proc/{r.id.pid}/status", f"{printable(r.comm)}: effective uid 0")
+        Evidence(f"/proc/{r.id.pid}/status", f"{printable(r.comm)}: {_as_root(r)}")
         for r in seen.roots[:MOST_SHOWN]
     )
+
+
+def _as_root(root: Root) -> str:
+    return "uid 0 kept to come back to" if root.kept else "effective uid 0"
 
 
 def _reach(seen: Observation) -> Iterator[Evidence]:
