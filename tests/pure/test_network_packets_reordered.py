@@ -94,6 +94,11 @@ def test_late_ones_that_cost_nothing_are_mere_information() -> None:
     assert judge(seen(sent=100_000, late=100, again=9, in_vain=9)).severity is Severity.WARNING
 
 
+def test_with_the_hosts_network_it_is_the_hosts() -> None:
+    finding = judge(structs.replace(seen(sent=1000, late=84), shared=True))
+    assert "its host, whose network it uses" in finding.summary
+
+
 def test_loss_beside_it_is_said() -> None:
     finding = judge(seen(sent=1000, late=84, again=138, in_vain=16))
     assert finding.verdict is Verdict.FOUND

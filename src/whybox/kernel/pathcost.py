@@ -21,6 +21,9 @@ SENSOR = "path"
 
 #: So many round trips are measured on the loopback.
 ROUND_TRIPS = 50
+
+#: With fewer packets each way nothing is usual.
+FEWEST = 20
 _PATIENCE_SECONDS = 0.2
 
 
@@ -72,8 +75,8 @@ def watched(host: Host, target: Target) -> Iterator[Callable[[], Seen]]:
     with ExitStack() as stack:
         try:
             look = _watch(host, target, stack)
-        except OSError as error:
-            reason = str(error.strerror or error)
+        except (OSError, ValueError) as error:
+            reason = str(getattr(error, "strerror", None) or error)
             yield lambda: Seen(reason=reason)
             return
         yield look
@@ -87,6 +90,9 @@ def _watch(host: Host, target: Target, stack: ExitStack) -> Callable[[], Seen]:
         unseen = next((way.unseen for way in view.ways if way.unseen is not None), None)
         seen = Seen(reason=unseen) if unseen is not None else Seen(wireless=True)
         return lambda: seen
+    if not any(map(_carries, (view.near.link(way.ifindex) for way in view.ways))):
+        # Programs at every packet of the host are not worth it for a wire that nobody uses.
+        return lambda: Seen(wires=found)
     from whybox.kernel.sensors import path as sensor  # loads libbpf: only for a window
 
     attached = stack.enter_context(host.sensor(SENSOR, lambda: sensor.attached(host)))
@@ -119,6 +125,12 @@ def _wires(target: Target, view: View, path: Path) -> Iterator[Wire]:
             inner=_end(target.namespaces.get("net", 0), link, _queues(here)),
             outer=_outer(way, way.far.peer, _queues(path.far_place(link))),
         )
+
+
+def _carries(link: Link | None) -> bool:
+    """Whether an interface ever sent more than what a new one sends by itself."""
+    counted = None if link is None else link.statistics
+    return counted is None or counted.tx_packets >= FEWEST
 
 
 def _outer(way: Way, peer: Link, queues: Mapping[int, str]) -> End:

@@ -25,8 +25,8 @@ KINDS = (
     *("first_out", "first_in"),
 )
 
-#: There is room for so many ends of wires, and containers.
-MOST_SLOTS = 300
+#: There is room for so many containers.
+MOST_SLOTS = 250
 
 _EDGE, _WIRE, _BUCKETS = 0, 1, 128
 _TWO = struct.Struct("=II")

@@ -175,8 +175,9 @@ def _sender(seen: Observation, by: Gain) -> Finding:
     return Finding(
         verdict=Verdict.FOUND,
         summary=(
-            f"Segments that it sends overtake each other: {by.late} times in {by.sent} segments "
-            f"one was late and not lost, and {harm}." + (" Some are lost besides." if lossy else "")
+            f"Segments that {_whose(seen)} sends overtake each other: {by.late} times in "
+            f"{by.sent} segments one was late and not lost, and {harm}."
+            + (" Some are lost besides." if lossy else "")
         ),
         certainty=Certainty.CONFIRMED,
         severity=Severity.WARNING if wasted or by.late_share >= FELT_SHARE else Severity.INFO,
@@ -209,8 +210,8 @@ def _received(seen: Observation, by: Gain, came: Order) -> Finding:
     return Finding(
         verdict=Verdict.FOUND,
         summary=(
-            f"Segments that it receives overtake each other: of {came.seen} that were looked at "
-            f"{came.late} came after segments that had been sent later."
+            f"Segments that {_whose(seen)} receives overtake each other: of {came.seen} that were "
+            f"looked at {came.late} came after segments that had been sent later."
         ),
         certainty=Certainty.CONFIRMED,
         severity=Severity.WARNING,
@@ -233,8 +234,9 @@ def _receiver(seen: Observation, by: Gain) -> Finding:
     return Finding(
         verdict=Verdict.FOUND,
         summary=(
-            f"Segments that it receives overtake each other: {by.early} of {by.received} came "
-            f"before an earlier one, and {by.twice} were sent again for that although they came."
+            f"Segments that {_whose(seen)} receives overtake each other: {by.early} of "
+            f"{by.received} came before an earlier one, and {by.twice} were sent again for that "
+            "although they came."
         ),
         certainty=Certainty.LIKELY,
         severity=Severity.WARNING,
@@ -273,6 +275,10 @@ def _not(by: Gain) -> Finding:
             ),
         ),
     )
+
+
+def _whose(seen: Observation) -> str:
+    return "its host, whose network it uses," if seen.shared else "it"
 
 
 def _netstat(says: str) -> Evidence:

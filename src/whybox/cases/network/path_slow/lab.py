@@ -23,6 +23,8 @@ RULES = 20_000
 #: A packet of an asking program stands so long at 200 kbit/s: 5000 bytes pass at once.
 SLOW_BITS, SLOW_BYTES = 200_000, 100_000
 EVERY_SECONDS = 0.02
+#: So many answers, and the wire is one that is used.
+ENOUGH = 25
 PATIENCE_SECONDS = 30.0
 
 
@@ -84,7 +86,7 @@ def over(
 
 def _answered(box: Box) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while _received(box) < 3:
+    while _received(box) < ENOUGH:
         if time.monotonic() > deadline:
             raise BoxError("nobody answers")
         time.sleep(0.02)

@@ -7,7 +7,7 @@ from msgspec import Struct
 from whybox.change import Change, HostSysctl, InNetwork, NoQueue
 from whybox.kernel import pathcost
 from whybox.kernel.host import Host
-from whybox.kernel.pathcost import Piece, Seen, Wire
+from whybox.kernel.pathcost import FEWEST, Piece, Seen, Wire
 from whybox.kernel.qdisc import PLAIN
 from whybox.kernel.target import Target
 from whybox.model import (
@@ -25,9 +25,6 @@ from whybox.model import (
     unknown,
 )
 from whybox.needs import living
-
-#: With fewer packets each way nothing is usual.
-FEWEST = 20
 
 #: The host's own round trip over a wire takes about as long as one on the loopback, and what is
 #: inherent in the container's way as long again and a half; three times that more than doubles
