@@ -56,6 +56,7 @@ SAMPLES: dict[type, Change] = {
         change.NoQueue("eth0"),
         change.IpForward(),
         change.ListenOn("0.0.0.0", 80),
+        change.InNetwork("keep each connection on one way"),
         change.InProgram("wait for its children"),
         change.EmptyFile("/proc/7/fd/5"),
         change.LogLimit(10 << 20, 3),
@@ -70,6 +71,7 @@ SILENT = {
     "podman": (change.VolumeLimit,),
     "kubernetes": (change.LogLimit,),
 }
+SAID_BY_NO_COMMAND = (change.ListenOn, change.InNetwork, change.InProgram)
 PATHS = {
     "docker": f"/docker/{A}",
     "podman": f"/machine.slice/libpod-{A}.scope",
@@ -140,6 +142,7 @@ def test_every_runtime_says_every_change_in_lines_that_a_shell_can_read(
     if kind in ("docker", "podman", "kubernetes") and not isinstance(one, NO_FILE[mountinfo]):
         silent = (change.ListenOn, change.InProgram, *SILENT[kind])
         assert bool(lines) != isinstance(one, silent)
+        assert bool(lines) != isinstance(one, SAID_BY_NO_COMMAND)
     for line in lines:
         assert shlex.split(line)
         assert "\n" not in line

@@ -87,15 +87,16 @@ def judge(seen: Observation) -> Finding:
         return unknown(f"its way could not be watched: {seen.seen.reason}")
     if seen.seen.wireless:
         return clear("Between its interface and the host's is no wire that would cost anything.")
-    pieces = {piece.kind: piece for piece in seen.seen.pieces}
-    packets = min((pieces[k].packets if k in pieces else 0) for k in ("queue_out", "queue_in"))
+    packets = max((p.packets for p in seen.seen.pieces if p.kind.startswith("queue")), default=0)
     if packets < FEWEST:
-        return unknown(
-            f"only {packets} packets passed its wire each way: look while it is slow, or longer"
-        )
+        return unknown(f"only {packets} packets passed its wire: look while it is slow, or longer")
     if seen.loopback_ns is None:
         return unknown("nothing came back on the host's own loopback, so there is no comparison")
-    pieces = {name: piece for name, piece in pieces.items() if not name.startswith("first")}
+    pieces = {
+        piece.kind: piece
+        for piece in seen.seen.pieces
+        if piece.packets >= FEWEST and not piece.kind.startswith("first")
+    }
     cost = sum(piece.median_ns for piece in pieces.values()) + _other_way(pieces)
     if cost <= max(INHERENT * seen.loopback_ns, LEAST_NS):
         return _inherent(seen, cost)
@@ -105,12 +106,9 @@ def judge(seen: Observation) -> Finding:
 
 def _other_way(pieces: dict[str, Piece]) -> int:
     """Where each packet one way is the first of a connection, the other way tells for both."""
-    ways = [p for k in ("forward_out", "forward_in") if (p := pieces.get(k)) is not None]
-    few = [piece for piece in ways if piece.packets < FEWEST]
-    enough = [piece for piece in ways if piece.packets >= FEWEST]
-    if len(enough) != 1:
-        return 0
-    return enough[0].median_ns - sum(piece.median_ns for piece in few)
+    forward = [pieces[kind] for kind in ("forward_out", "forward_in") if kind in pieces]
+    both = "queue_out" in pieces and "queue_in" in pieces
+    return forward[0].median_ns if both and len(forward) == 1 else 0
 
 
 def _inherent(seen: Observation, cost: int) -> Finding:
