@@ -41,6 +41,7 @@ def observed(grown: dict[str, int], arrivals: tuple[Arrival, ...] = ()) -> Obser
     return Observation(
         before=Moment(counters=before, connections=(ONE,)),
         after=Moment(counters=after, connections=(ONE,)),
+        counted=True,
         shared=False,
         receiver=ONE if arrivals else None,
         arrivals=arrivals,
@@ -103,6 +104,10 @@ def test_loss_beside_it_is_said() -> None:
     finding = judge(seen(sent=1000, late=84, again=138, in_vain=16))
     assert finding.verdict is Verdict.FOUND
     assert "lost besides" in finding.summary
+
+
+def test_a_window_of_no_length_counts_nothing() -> None:
+    assert judge(structs.replace(seen(), counted=False)).verdict is Verdict.UNKNOWN
 
 
 def test_without_sack_nobody_knows() -> None:

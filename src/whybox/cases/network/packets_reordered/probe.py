@@ -58,6 +58,8 @@ class Observation(Struct, frozen=True, kw_only=True):
 
     before: Moment
     after: Moment
+    counted: bool
+    """There was a window in which something could happen."""
     shared: bool
     """The namespace is the host's."""
     receiver: Connection | None
@@ -79,6 +81,7 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
         return Observation(
             before=before,
             after=nettcp.read(host, target),
+            counted=host.window_seconds > 0,
             shared=target.own("net") is False,
             receiver=receiver,
             arrivals=() if look is None else look(),
@@ -141,6 +144,8 @@ def judge(seen: Observation) -> Finding:
     """By what the sender learns from acknowledgements; the receiver's view is weaker."""
     if seen.after.count("TcpExt.TCPSACKReorder") is None:
         return unknown("this kernel does not count reordering (/proc/net/netstat TCPSACKReorder)")
+    if not seen.counted:
+        return unknown("nothing can be counted in a window of no length: look for a second or more")
     by = gain(seen)
     if by.late >= _enough(by.sent) and by.late > REORDERED_SHARE * by.again:
         return _sender(seen, by)
