@@ -22,6 +22,11 @@ from whybox.kernel.target import Port, Target
 
 NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 DNAT = ("dnat", "redirect")
+#: Words of rules that need connection tracking.
+TRACKING = frozenset(
+    {"conntrack", "state", "ct", "CT", "connmark", "CONNMARK", "DNAT", "SNAT", "MASQUERADE",
+     "REDIRECT", "dnat", "snat", "masq", "redir"}
+)  # fmt: skip
 
 
 class EntryWay(Struct, frozen=True, kw_only=True):
@@ -214,15 +219,25 @@ def _tracked(outside: Space, here: Space, at: int, port: Port) -> Iterator[Entry
         return
     own = here.local
     mine = [entry for entry in entries if entry.dnat and entry.reply.source in own]
-    if mine:
+    if mine and _uses_tracking(outside):
         first = mine[0]
         who = f"{first.original.source}:{first.original.sport}"
         yield EntryWay(
             kind="tracked",
-            says=f"{len(mine)} tracked connections are translated by their entries, such as that "
-            f"of {who}, whose answers come from {first.reply.source}:{first.reply.sport}",
+            says=f"tracked connections that are translated by their entries: {len(mine)}, such as "
+            f"that of {who}, whose answers come from {first.reply.source}:{first.reply.sport}",
             source=f"conntrack -L -p {port.protocol} --orig-port-dst {at}",
         )
+
+
+def _uses_tracking(outside: Space) -> bool:
+    """A namespace tracks only while some rule needs it (nf_ct_netns_put()).
+
+    With the last such rule the entries stay, but packets pass by them untranslated (measured).
+    """
+    rules = (rule.named.text for chain in outside.facts.ruleset.chains for rule in chain.rules)
+    words = {word for text in rules for word in text.replace("-m ", "").split()}
+    return not TRACKING.isdisjoint(words)
 
 
 def _orphans(outside: Space, here: Space, port: Port, at: int) -> Iterator[EntryWay]:
