@@ -146,6 +146,17 @@ def test_a_verdict_map_sends_on() -> None:
     assert (matches, effect.verdict, effect.chain) == (True, "jump", "web")
 
 
+def test_a_set_of_addresses_with_ports() -> None:
+    key = socket.inet_aton("10.1.0.2") + struct.pack(">H", 80) + bytes(2)
+    held = NftSet(flags=0, elements=(element(key),))
+    port = expression("payload", _1=number(9), _2=number(2), _3=number(2), _4=number(2))
+    address = expression("payload", _1=number(8), _2=number(1), _3=number(16), _4=number(4))
+    asked = expression("lookup", _1=b"s\0", _2=number(8))
+    assert judged(address, port, asked, verdict(0), sets={"s": held}) == (True, "drop")
+    other = structs.replace(PACKET, dport=81)
+    assert judged(address, port, asked, verdict(0), packet=other, sets={"s": held})[0] is False
+
+
 def test_a_set_that_was_not_read_leaves_it_open() -> None:
     assert judged(payload(2, 2, 2), lookup(), verdict(0)) == (None, "drop")
 

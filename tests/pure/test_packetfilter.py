@@ -119,6 +119,20 @@ def test_a_mark_that_was_set_is_seen_by_the_rules_behind_it() -> None:
     assert passage(chain(second)).stopped is None
 
 
+def test_a_mark_that_may_have_been_set_is_not_known() -> None:
+    """As policy engines do it: what one of their rules has accepted carries a mark."""
+
+    def unmarked(packet: Packet) -> tuple[bool | None, Effect]:
+        return None if packet.mark is None else packet.mark != 7, DROP
+
+    named = Named(table="nft ip t", chain="fwd", number=2, text="", packets=None)
+    last = Rule(named=named, check=unmarked)
+    mark = Effect(verdict="continue", mark=7, mask=0xF)
+    assert passage(chain(rule(1, mark, matches=None), last)).stopped is None
+    assert passage(chain(rule(1, mark, matches=False), last)).stopped is not None
+    assert passage(chain(rule(1, mark), last)).stopped is None
+
+
 @pytest.mark.parametrize("verdict", ["drop", "reject"])
 def test_a_refusal_stops_as_a_drop_does(verdict: str) -> None:
     found = passage(chain(rule(1, Effect(verdict=verdict))))

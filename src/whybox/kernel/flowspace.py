@@ -17,6 +17,7 @@ from whybox.kernel.rtnetlink import Address, Link, Neighbour, Route
 from whybox.kernel.sock_diag import Listener, listeners
 
 SNMP = ("/proc/thread-self/net/snmp", "/proc/thread-self/net/netstat")
+IP6_TABLES = "/proc/thread-self/net/ip6_tables_names"
 BRIDGE_CALLS = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 
 
@@ -167,7 +168,16 @@ def ruleset() -> Ruleset:
             chains += read()
         except (OSError, ParseError) as error:
             unread.append(f"{name}: {error}")
-    return Ruleset(chains=tuple(chains), unread="; ".join(unread) or None)
+    return Ruleset(
+        chains=tuple(chains), unread="; ".join(unread) or None, unread_ipv6=_legacy_ipv6()
+    )
+
+
+def _legacy_ipv6() -> str | None:
+    with suppress(OSError), open(IP6_TABLES, encoding="ascii") as file:
+        names = file.read(4096).split()
+        return f"ip6tables: its tables {', '.join(names)} are not read" if names else None
+    return None
 
 
 def _bridge_calls() -> bool:

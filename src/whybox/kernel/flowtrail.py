@@ -46,6 +46,7 @@ class Trail:
         self._way = "there"
         self._left = MOST_HOPS
         self._clamped: set[tuple[int, str]] = set()
+        self._unread: set[int] = set()
         self._narrow: list[Narrow] = []
         self._sent: dict[str, tuple[Space, int, str | None]] = {}
         self._sources: list[tuple[int, str | None, str | None]] = []
@@ -127,6 +128,7 @@ class Trail:
 
     def _filtered(self, space: Space, hook: str, packet: Packet, *, bridge: bool = False) -> Packet:
         """What the filters of a hook do, and the packet as it leaves them."""
+        self._admitted(space, packet)
         here = structs.replace(packet, local=space.local, indexes=space.indexes)
         passage = space.facts.ruleset.passage(hook, here, bridge=bridge)
         if passage.clamps:
@@ -147,6 +149,14 @@ class Trail:
                 meter=meter_of(rule), rule=rule, certain=False, hook=hook,
             )  # fmt: skip
         return self._translated(space, hook, packet, passage.nat)
+
+    def _admitted(self, space: Space, packet: Packet) -> None:
+        """Say once of a namespace that its filters, or some of them, could not be read."""
+        ruleset = space.facts.ruleset
+        unread = ruleset.unread or (ruleset.unread_ipv6 if packet.family == "inet6" else None)
+        if unread is not None and space.inode not in self._unread:
+            self._unread.add(space.inode)
+            self._met(space, "unread", "filters", f"not read: {unread}")
 
     def _translated(self, space: Space, hook: str, packet: Packet, nat: Outcome | None) -> Packet:
         if nat is None or nat.rule is None:

@@ -4,6 +4,7 @@ The first is done for whom a person named; the second only reads.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from msgspec import structs
 
@@ -47,11 +48,17 @@ class Watched:
         )
 
 
-def watched(host: Host, target: Target) -> Watched | None:
-    """Begin, where a person asked for it."""
+@contextmanager
+def watched(host: Host, target: Target) -> Iterator[Watched | None]:
+    """Begin, where a person asked for it; it is given up on every way out."""
     if host.to is None or not host.live:
-        return None
-    return Watched(host, target, Endpoint(address=host.to[0], port=host.to[1]))
+        yield None
+        return
+    watch = Watched(host, target, Endpoint(address=host.to[0], port=host.to[1]))
+    try:
+        yield watch
+    finally:
+        watch.close()
 
 
 def shut(host: Host, target: Target, view: View | None, ports: Iterable[Port]) -> tuple[Step, ...]:

@@ -120,16 +120,20 @@ class _Run:
 
     def _store(self, register: int, value: Bytes) -> None:
         start = _offset(register)
-        self._registers |= {start + at: byte for at, byte in enumerate(value)}
+        # The kernel fills the rest of the last four bytes with zeros (nft_payload_eval()).
+        padded = value + [0] * (-len(value) % 4)
+        self._registers |= {start + at: byte for at, byte in enumerate(padded)}
 
     def meta(self, each: Expression) -> bool | None:
         key = META.get(each.number(2), "")
         if 3 in each.found:  # a register is written to the packet
             if key == "mark":
                 value = self._load(each.number(3), 4)
-                if None not in value:
-                    mark = int.from_bytes(bytes(b or 0 for b in value), sys.byteorder)
-                    self._effect = Effect(verdict=self._effect.verdict, mark=mark)
+                known = None not in value and self._matches
+                mark = int.from_bytes(bytes(b or 0 for b in value), sys.byteorder)
+                self._effect = Effect(verdict=self._effect.verdict, mark=mark)
+                if not known:
+                    self._met(None)
             return True
         self._store(each.number(1), _meta(self._packet, key))
         return True

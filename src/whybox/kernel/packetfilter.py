@@ -37,7 +37,7 @@ class Packet(Struct, frozen=True, kw_only=True):
     """Connection tracking's word: new, established, related."""
     snat: bool | None = False
     dnat: bool | None = False
-    mark: int = 0
+    mark: int | None = 0
     local: frozenset[str] = frozenset()
     """The addresses of the namespace that it is in."""
     indexes: Mapping[str, int] = {}
@@ -65,6 +65,9 @@ class Effect(Struct, frozen=True, kw_only=True):
     address: str | None = None
     port: int | None = None
     mark: int | None = None
+    """It is given this mark."""
+    mask: int = 0xFFFFFFFF
+    """Only these bits of it."""
 
 
 CONTINUE = Effect(verdict="continue")
@@ -146,6 +149,8 @@ class Ruleset(Struct, frozen=True, kw_only=True):
     chains: tuple[Chain, ...] = ()
     unread: str | None = None
     """Why some could not be read."""
+    unread_ipv6: str | None = None
+    """The same, of filters that see IPv6 alone."""
 
     def bases(self, hook: str, families: tuple[str, ...]) -> list[Chain]:
         """The chains of a hook in the order in which the kernel asks them."""
@@ -220,8 +225,8 @@ class _Walk:
                 continue
             if effect.verdict == "clamp":
                 self.clamps = True
-            if effect.mark is not None and matches:
-                self._mark(effect.mark)
+            if effect.mark is not None:
+                self._mark(effect, bool(matches))
             sure = certain and bool(matches)
             leaves = yield from self._followed(chain, rule, effect, depth, sure)
             if leaves and matches:
@@ -252,8 +257,13 @@ class _Walk:
                 yield outcome
         return not comes_back
 
-    def _mark(self, mark: int) -> None:
-        self.packet = structs.replace(self.packet, mark=mark)
+    def _mark(self, effect: Effect, surely: bool) -> None:
+        """A mark that may or may not have been set is not known from then on."""
+        mark = self.packet.mark
+        known = None
+        if surely and mark is not None and effect.mark is not None:
+            known = (mark & ~effect.mask) ^ effect.mark
+        self.packet = structs.replace(self.packet, mark=known)
 
 
 def _translation(outcomes: list[Outcome]) -> Outcome | None:

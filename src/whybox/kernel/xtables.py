@@ -132,6 +132,8 @@ def _multiport(revision: int, info: bytes, packet: Packet) -> bool | None:
 
 def _mark(_: int, info: bytes, packet: Packet) -> bool | None:
     mark, mask, invert = struct.unpack_from("=IIB", info)
+    if packet.mark is None:
+        return None
     return turned(packet.mark & mask == mark, bool(invert))
 
 
@@ -161,7 +163,7 @@ def _target(name: str, revision: int, info: bytes) -> Effect:
         return Effect(verdict="clamp")
     if name == "MARK":
         mark, mask = struct.unpack_from("=II", info)
-        return Effect(verdict="continue", mark=mark if mask else None)
+        return Effect(verdict="continue", mark=mark if mask else None, mask=mask)
     return CONTINUE
 
 

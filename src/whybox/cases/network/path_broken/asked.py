@@ -126,8 +126,12 @@ def _certainty(flow: Flow, step: Step, moved: int) -> Certainty:
 def _unseen(flow: Flow) -> Finding:
     """Every hop that can be seen is whole."""
     attempt, last = flow.attempt, flow.steps[-1] if flow.steps else None
-    passed = ", ".join(dict.fromkeys(f"{s.name}" for s in flow.steps if s.kind != "route"))
+    shown = [step for step in flow.steps if step.kind not in ("route", "unread")]
+    passed = ", ".join(dict.fromkeys(step.name for step in shown))
     whole = f"every hop to {flow.to} that can be seen from here is whole ({passed})"
+    unread = dict.fromkeys(step.space for step in flow.steps if step.kind == "unread")
+    if unread:
+        whole += f", but the packet filters of {', '.join(unread)} could not be read"
     if attempt is not None and attempt.connected:
         return clear(f"It reaches {flow.to}.")
     if attempt is None:

@@ -64,19 +64,19 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
     started = host.monotonic_ns()
     before = None if path is None else path.view()
     sought = () if path is None or before is None else tuple(path.asked(before))
-    trial = watched(host, target)
-    yield
-    after = None if path is None else path.view()
-    return Observation(
-        inside=target.runtime == "self",
-        ports=ports,
-        before=before,
-        after=after,
-        asked=sought,
-        elapsed_ns=host.monotonic_ns() - started,
-        shut=_shut(host, target, after),
-        flow=None if trial is None else trial.flow(),
-    )
+    with watched(host, target) as trial:
+        yield
+        after = None if path is None else path.view()
+        return Observation(
+            inside=target.runtime == "self",
+            ports=ports,
+            before=before,
+            after=after,
+            asked=sought,
+            elapsed_ns=host.monotonic_ns() - started,
+            shut=_shut(host, target, after),
+            flow=None if trial is None else trial.flow(),
+        )
 
 
 def _shut(host: Host, target: Target, view: View | None) -> tuple[Step, ...]:
