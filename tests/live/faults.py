@@ -9,9 +9,9 @@ import os
 import shlex
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Self
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -74,6 +74,10 @@ class Fault(Struct, frozen=True, kw_only=True):
     full: bool = False
     """The queue of x's listener is full."""
     masquerade: bool = True
+    machine: tuple[tuple[str, str], ...] = ()
+    """Parameters of the whole machine: only in a virtual one of ours."""
+    tracked: int = 0
+    """So many connections of x to h are kept open."""
 
 
 FAULTS: dict[str, Fault] = {
@@ -168,6 +172,17 @@ FAULTS: dict[str, Fault] = {
     "narrow host end": Fault(do=("h ip link set vc mtu 1400",), names=("vc", "1400")),
     "hairpin": Fault(do=(PUBLISH,), to=NODE, names=("vc", "hairpin")),
     "over-broad DNAT": Fault(do=(PUBLISH,), to=D, names=("PREROUTING", "172.30.0.2", "hairpin")),
+    "tracking full": Fault(
+        machine=(("net/netfilter/nf_conntrack_max", "8"),), tracked=12, names=("tracking", "full")
+    ),
+    "no room for neighbours": Fault(
+        do=(
+            "h sh -c 'for n in $(seq 100 119); do echo neigh replace 172.31.0.$n "
+            "lladdr 02:00:00:00:00:01 nud stale dev up0; done | ip -batch -'",
+        ),
+        machine=(("net/ipv4/neigh/default/gc_thresh3", "8"),),
+        names=("neighbours", "full"),
+    ),
     "same address twice": Fault(
         do=("d ip address add 172.30.0.2/24 dev eth0",), names=("172.30.0.2", "twice")
     ),
@@ -186,7 +201,6 @@ class World:
     def __init__(self, stack: ExitStack) -> None:
         self.names = {space: f"whybox-{space}-{os.getpid()}" for space in SPACES}
         self._stack = stack
-        self._processes: list[subprocess.Popen[bytes]] = []
 
     def path(self, space: str) -> str:
         return f"/run/netns/{self.names[space]}"
@@ -227,6 +241,23 @@ class World:
         for sock in call_in(self.path(space), connect):
             self.keep(sock)
 
+    def converse(self, number: int) -> None:
+        """Connections from x to h, which h tracks."""
+        self.listen("h", "172.31.0.1", 9000, number)
+
+        def connect() -> list[socket.socket]:
+            return [socket.create_connection(("172.31.0.1", 9000), 5) for _ in range(number)]
+
+        for sock in call_in(self.path("x"), connect, 20):
+            self.keep(sock)
+
+    def set(self, name: str, value: str) -> None:
+        """A parameter of the machine, put back afterwards."""
+        file = Path("/proc/sys", name)
+        before = file.read_text()
+        self._stack.callback(file.write_text, before)
+        file.write_text(value)
+
     def target(self, space: str) -> Target:
         """A process in a namespace, as whybox is asked about it."""
         words = ["ip", "netns", "exec", self.names[space], "sleep", "600"]
@@ -255,20 +286,25 @@ def broken(fault: Fault) -> Iterator[World]:
             _ip(*line.split())
         if fault.masquerade:
             world.run(MASQUERADE)
-        for space, port in (("x", 80), ("d", 8080), ("c", 8080)):
-            if space not in fault.deaf:
-                world.listen(space, fault.at, port, 1 if fault.full else 16)
-        if fault.full:
-            world.crowd("x", 80, 4)
-        for line in fault.do:
-            world.run(line)
+        _break(world, fault)
         yield world
+
+
+def _break(world: World, fault: Fault) -> None:
+    """Who listens, and what is broken."""
+    for space, port in (("x", 80), ("d", 8080), ("c", 8080)):
+        if space not in fault.deaf:
+            world.listen(space, fault.at, port, 1 if fault.full else 16)
+    if fault.full:
+        world.crowd("x", 80, 4)
+    if fault.tracked:
+        world.converse(fault.tracked)
+    for line in fault.do:
+        world.run(line)
+    for name, value in fault.machine:
+        world.set(name, value)
 
 
 def _ip(*words: str) -> None:
     done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
-
-
-Cleanup = Callable[[], None]
-__all__ = ["FAULTS", "Fault", "Self", "World", "broken"]

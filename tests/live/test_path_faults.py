@@ -1,5 +1,6 @@
 """Every fault of a container's way, made for real: the hop that whybox names, and how fast."""
 
+import os
 import time
 
 import pytest
@@ -16,6 +17,8 @@ from whybox.model import Finding, Verdict
 #: The kernel gives up a neighbour after three requests, a second apart; the first one tells enough.
 WINDOW_SECONDS = 1.2
 SLOWEST_SECONDS = 3.0
+#: Whether this is a virtual machine of ours (vm/tree.py), where all is slower too.
+OURS = os.environ.get("WHYBOX_VM") == "1"
 
 
 def asked(world: World, fault: Fault, to: str) -> Finding:
@@ -32,6 +35,8 @@ def asked(world: World, fault: Fault, to: str) -> Finding:
 def test_each_fault_is_named_by_its_hop(name: str) -> None:
     require(networks.unmet_need())
     fault = FAULTS[name]
+    if fault.machine and not OURS:
+        pytest.skip("it would change the whole machine; make vm runs it")
     with broken(fault) as world:
         began = time.monotonic()
         finding = asked(world, fault, fault.to)
@@ -44,4 +49,4 @@ def test_each_fault_is_named_by_its_hop(name: str) -> None:
         evidence = " ".join(f"{each.source} {each.says}" for each in finding.evidence)
         for word in fault.names:
             assert word in finding.summary, f"{word!r} is not in: {said} ({evidence})"
-    assert took < SLOWEST_SECONDS
+    assert OURS or took < SLOWEST_SECONDS

@@ -14,6 +14,10 @@ from whybox.kernel.packetfilter import Named
 SUSPECT = "suspect"
 
 
+#: The space of what belongs to no namespace.
+MACHINE = "the machine"
+
+
 class Endpoint(Struct, frozen=True, kw_only=True):
     """Whom a person asked about."""
 

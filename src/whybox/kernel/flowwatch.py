@@ -3,16 +3,18 @@
 The first is done for whom a person named; the second only reads.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from msgspec import structs
 
-from whybox.kernel.flow import Endpoint, Flow, Step, meter_of
+from whybox.kernel import neightable
+from whybox.kernel.flow import MACHINE, Endpoint, Flow, Step, meter_of
 from whybox.kernel.flowspace import Space
 from whybox.kernel.flowwalk import Walk
 from whybox.kernel.host import Host
 from whybox.kernel.knock import Knock
+from whybox.kernel.neightable import METER
 from whybox.kernel.netview import View, WayOut, ways_out
 from whybox.kernel.packetfilter import Packet
 from whybox.kernel.target import Port, Target
@@ -31,7 +33,7 @@ class Watched:
         self._host, self._path, self._to = host, place(target), to
         walk = Walk(host, self._path, to)
         walk.run()
-        self._before = walk.meters()
+        self._before = walk.meters() | {MACHINE: neightable.meters(host)}
         self._knock = Knock(self._path, to)
 
     def close(self) -> None:
@@ -43,8 +45,31 @@ class Watched:
         attempt = self._knock.outcome()
         walk = Walk(self._host, self._path, self._to)
         steps = walk.run()
+        after = walk.meters() | {MACHINE: neightable.meters(self._host)}
         return Flow(
-            to=self._to, steps=steps, before=self._before, after=walk.meters(), attempt=attempt
+            to=self._to,
+            steps=(*self._overflowed(after[MACHINE]), *steps),
+            before=self._before,
+            after=after,
+            attempt=attempt,
+        )
+
+    def _overflowed(self, now: Mapping[str, int]) -> Iterator[Step]:
+        """There is one table of neighbours for all, so whose packet found no room is not told."""
+        before = self._before[MACHINE]
+        if now.get(METER, 0) <= before.get(METER, now.get(METER, 0)):
+            return
+        limit = neightable.limit(self._host)
+        yield Step(
+            way="there",
+            space=MACHINE,
+            kind="neighbour",
+            name="the table of neighbours",
+            says=f"it was full: net.ipv4.neigh.default.gc_thresh3 is {limit}",
+            fault="neighbour_table",
+            meter=METER,
+            certain=False,
+            facts={"limit": str(limit)},
         )
 
 

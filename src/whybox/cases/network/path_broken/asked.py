@@ -4,7 +4,7 @@ import errno
 
 from msgspec import structs
 
-from whybox.kernel.flow import SUSPECT, Attempt, Flow, Step
+from whybox.kernel.flow import MACHINE, SUSPECT, Attempt, Flow, Step
 from whybox.model import (
     Certainty,
     Cure,
@@ -97,14 +97,15 @@ def _is_near(flow: Flow, step: Step, way_out: Finding) -> bool:
 
 def _first_behind(flow: Flow) -> Step | None:
     """The first broken hop, if it is in the namespace at the other end of the container's wire."""
-    spaces = list(dict.fromkeys(step.space for step in flow.steps))
+    spaces = list(dict.fromkeys(step.space for step in flow.steps if step.space != MACHINE))
     first = next(iter(flow.broken()), None)
     return first if first is not None and first.space in spaces[:2] else None
 
 
 def _spoken(flow: Flow) -> tuple[str, ...]:
     """The container, and what its wire ends in: there commands can be given as printed."""
-    return tuple(dict.fromkeys(step.space for step in flow.steps))[:2]
+    spaces = dict.fromkeys(step.space for step in flow.steps if step.space != MACHINE)
+    return (*tuple(spaces)[:2], MACHINE)
 
 
 def _severity(flow: Flow, step: Step) -> Severity:

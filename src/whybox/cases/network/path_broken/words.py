@@ -157,6 +157,10 @@ def _mended(step: Step) -> tuple[str, Change | None, tuple[str, ...]]:
         case "rp_filter":
             key = f"net.ipv4.conf.{facts.get('iif')}.rp_filter"
             return "Let it be loose, or mend the route back.", HostSysctl(key=key, value="2"), ()
+        case "neighbour_table" if (facts.get("limit") or "").isdigit():
+            room = str(4 * int(facts["limit"]))
+            change = HostSysctl(key="net.ipv4.neigh.default.gc_thresh3", value=room)
+            return "Make room for more neighbours, and find who has so many.", change, ()
         case "peer_off" | "link_off" | "bridge_off":
             inside = step.space == "the container"
             return f"Switch {link} on.", LinkUp(link, in_container=inside), ()
