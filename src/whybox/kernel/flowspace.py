@@ -43,8 +43,9 @@ class Facts(Struct, frozen=True, kw_only=True):
 class Space:
     """One network namespace, looked at once a moment."""
 
-    def __init__(self, host: Host, path: str, name: str) -> None:
+    def __init__(self, host: Host, path: str, name: str, *, most_rules: int | None = None) -> None:
         self.path, self.name = path, name
+        self._most = most_rules
         self.inode = host.inode(path)
         self._host = host
         self._plain: Plain = host.remembered(
@@ -54,7 +55,8 @@ class Space:
     @property
     def facts(self) -> Facts:
         """Read when it is first asked for."""
-        return self._host.remembered(f"flow facts {self.inode}", lambda: call_in(self.path, _facts))
+        key = f"flow facts {self.inode} {self._most}"
+        return self._host.remembered(key, lambda: call_in(self.path, lambda: _facts(self._most)))
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -146,26 +148,26 @@ def _plain() -> Plain:
         return Plain(links=rtnetlink.links(sock), addresses=rtnetlink.addresses(sock))
 
 
-def _facts() -> Facts:
+def _facts(most_rules: int | None) -> Facts:
     """Runs in the namespace."""
     with netlink.Socket() as sock:
         return Facts(
             neighbours=rtnetlink.neighbours(sock),
             settings=settings(sock),
-            ruleset=ruleset(),
+            ruleset=ruleset(most_rules),
             tracked=conntrack.table(),
             bridge_calls=_bridge_calls(),
             counters=_counters(),
         )
 
 
-def ruleset() -> Ruleset:
+def ruleset(most: int | None = None) -> Ruleset:
     """The filters of the namespace that the running thread is in."""
     chains: list[Chain] = []
     unread = []
     for name, read in (("nftables", nftables.read), ("iptables", iptables.read)):
         try:
-            chains += read()
+            chains += read(most)
         except (OSError, ParseError) as error:
             unread.append(f"{name}: {error}")
     return Ruleset(

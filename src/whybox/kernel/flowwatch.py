@@ -19,6 +19,9 @@ from whybox.kernel.netview import View, WayOut, ways_out
 from whybox.kernel.packetfilter import Packet
 from whybox.kernel.target import Port, Target
 
+#: Without being told for whom, no more rules than these are asked: it is done for every container.
+MOST_RULES = 1000
+
 
 def place(target: Target) -> str:
     """Where a target's network namespace is; from inside, PID 1 may be another user's."""
@@ -88,15 +91,15 @@ def watched(host: Host, target: Target) -> Iterator[Watched | None]:
 
 def shut(host: Host, target: Target, view: View | None, ports: Iterable[Port]) -> tuple[Step, ...]:
     """Filters that stop everything new that goes out, or all that comes to a published port."""
-    if view is None:
-        return ()
+    if view is None or host.to is not None:
+        return ()  # who is named is walked to, which tells more
     asked = tuple(ports)
     return tuple(step for out in ways_out(view) for step in _shut(host, place(target), out, asked))
 
 
 def _shut(host: Host, path: str, out: WayOut, ports: tuple[Port, ...]) -> Iterator[Step]:
     own = next((address.partition("/")[0] for address in out.addresses), None)
-    here = Space(host, path, "the container")
+    here = Space(host, path, "the container", most_rules=MOST_RULES)
     first = Packet(family=out.way.family, source=own, iif="", oif=out.link.name)
     yield from _stopped(here, "output", first, "there")
     for port in ports:
@@ -111,7 +114,8 @@ def _shut(host: Host, path: str, out: WayOut, ports: tuple[Port, ...]) -> Iterat
     there = here.place_of(out.link.link_netnsid)
     if there is None:
         return
-    router = Space(host, there, "its host" if far is None else far.namespace)
+    name = "its host" if far is None else far.namespace
+    router = Space(host, there, name, most_rules=MOST_RULES)
     sent = Packet(family=out.way.family, source=own, iif=at.name, oif="")
     yield from _stopped(router, "prerouting", sent, "there")
     passed = Packet(family=out.way.family, source=own, iif=at.name)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from whybox.kernel import xtables
 from whybox.kernel.host import c_string
+from whybox.kernel.nftables import too_many
 from whybox.kernel.packetfilter import (
     CONTINUE,
     Chain,
@@ -46,8 +47,11 @@ LIMIT_BYTES = 64 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def read() -> tuple[Chain, ...]:
-    """The chains of all tables of the namespace that the running thread is in."""
+def read(most: int | None = None) -> tuple[Chain, ...]:
+    """The chains of all tables of the namespace that the running thread is in.
+
+    OSError with E2BIG where a table has more than ``most`` rules.
+    """
     try:
         with open(NAMES, encoding="ascii") as file:
             names = file.read(4096).split()
@@ -56,7 +60,7 @@ def read() -> tuple[Chain, ...]:
     if not names:
         return ()
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
-        return tuple(chain for name in names for chain in _table(sock, name))
+        return tuple(chain for name in names for chain in _table(sock, name, most))
 
 
 def _ask(sock: socket.socket, option: int, request: bytes, size: int) -> bytes:
@@ -68,9 +72,10 @@ def _ask(sock: socket.socket, option: int, request: bytes, size: int) -> bytes:
     return buffer.raw
 
 
-def _table(sock: socket.socket, name: str) -> Iterator[Chain]:
+def _table(sock: socket.socket, name: str, most: int | None) -> Iterator[Chain]:
     said = _INFO.unpack(_ask(sock, GET_INFO, name.encode(), _INFO.size))
     valid, entries, underflows, size = said[1], said[2:7], said[7:12], said[13]
+    too_many(said[12], most)
     if size > LIMIT_BYTES:
         raise OSError(27, "the table is too large", f"iptables {name}")
     raw = _ask(sock, GET_ENTRIES, _GET.pack(name.encode(), size), _GET.size + size)
