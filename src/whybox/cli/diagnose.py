@@ -34,6 +34,9 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="try this TCP port from the container, and walk the way there hop by hop",
     )
+    parser.add_argument(
+        "--picture", metavar="FILE", help="also draw the way that --to walked (SVG)"
+    )
     parser.add_argument("--from", dest="file", help="judge what whybox capture kept in this file")
     parser.add_argument(
         "--sysctl",
@@ -54,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Diagnose, print, and tell by the exit status whether to worry."""
     if arguments.file and arguments.to:
         raise Failure("--to tries something now: it cannot be said with --from", USAGE)
+    if arguments.picture and not (arguments.to or arguments.file):
+        raise Failure("--picture draws a way: say --to HOST:PORT", USAGE)
     if not arguments.file:
         choices.whom(arguments.target, everything=arguments.all)
     elif arguments.target or arguments.all:
@@ -65,7 +70,27 @@ def run(arguments: argparse.Namespace) -> int:
     cases = choices.chosen(arguments.area, named)
     report = _recorded(arguments, cases) if arguments.file else _live(arguments, cases, asked)
     print(_shown(report, arguments))
+    if arguments.picture:
+        _draw(report, arguments.picture, arguments.to)
     return _status(report, arguments.fail_on)
+
+
+def _draw(report: Report, path: str, to: tuple[str, int] | None) -> None:
+    from whybox.views import path_svg
+
+    walked = [(d.target.name, f) for d in report.targets for f in d.findings if f.hops]
+    if not walked:
+        choices.note("no way was walked, so nothing was drawn")
+        return
+    name, finding = walked[0]
+    title = f"{name}: {finding.case}"
+    if to is not None:
+        title = f"{name} → {to[0]}:{to[1]}"
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(path_svg.svg(finding.hops, title))
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from None
 
 
 def _recorded(arguments: argparse.Namespace, cases: dict[str, AnyCase]) -> Report:

@@ -22,7 +22,7 @@ def drawn(hops: tuple[Hop, ...]) -> list[str]:
 
 
 def _lines(hops: tuple[Hop, ...]) -> Iterator[str]:
-    width = min(max((len(hop.name) for hop in hops), default=0), WIDEST)
+    width = min(max((len(printable(hop.name)) for hop in hops), default=0), WIDEST)
     where, back = "", False
     for hop in hops:
         if hop.back != back:
@@ -32,4 +32,4 @@ def _lines(hops: tuple[Hop, ...]) -> Iterator[str]:
             where = hop.where
             yield printable(where)
         mark = "✗" if hop.broken else "│"
-        yield printable(f"  {mark}  {hop.name:<{width}}  {hop.says}")
+        yield f"  {mark}  {printable(hop.name):<{width}}  {printable(hop.says)}"

@@ -52,7 +52,7 @@ def _judged(flow: Flow, way_out: Finding) -> Finding:
         verdict=Verdict.FOUND,
         summary=words.sentence(flow, step),
         evidence=tuple(evidence),
-        cures=(words.cure(flow, step, _spoken(flow)),),
+        cures=words.cures(flow, step, _spoken(flow)),
         severity=_severity(flow, step),
         certainty=_certainty(flow, step, moved),
     )

@@ -127,9 +127,20 @@ _SAID: dict[str, Callable[[Flow, Step], str]] = {
 }
 
 
-def cure(flow: Flow, step: Step, near: tuple[str, ...]) -> Cure:
-    """What mends it; ``near``: the namespaces in which commands can be given as printed."""
-    advice, change, commands = _mended(step)
+def cures(flow: Flow, step: Step, near: tuple[str, ...]) -> tuple[Cure, ...]:
+    """What mends it, the surest first; ``near``: where commands can be given as printed."""
+    if step.fault != "rp_filter":
+        return (_cure(step, near, *_mended(step)),)
+    source, iif = step.facts.get("source"), step.facts.get("iif")
+    back = f"Mend the way back: {step.space} must send what is for {source} over {iif}."
+    loose = "Let the filter be loose, if answers are really meant to go another way."
+    change = HostSysctl(key=f"net.ipv4.conf.{iif}.rp_filter", value="2")
+    return (_cure(step, near, back, None, ()), _cure(step, near, loose, change, ()))
+
+
+def _cure(
+    step: Step, near: tuple[str, ...], advice: str, change: Change | None, commands: tuple[str, ...]
+) -> Cure:
     if step.space not in near:
         change, commands = None, ()
         advice = f"In {step.space}: {advice[0].lower()}{advice[1:]}"
@@ -154,9 +165,6 @@ def _mended(step: Step) -> tuple[str, Change | None, tuple[str, ...]]:
     match step.fault:
         case "forwarding":
             return "Let it forward: engines switch that on only when they start.", IpForward(), ()
-        case "rp_filter":
-            key = f"net.ipv4.conf.{facts.get('iif')}.rp_filter"
-            return "Let it be loose, or mend the route back.", HostSysctl(key=key, value="2"), ()
         case "neighbour_table" if (facts.get("limit") or "").isdigit():
             room = str(4 * int(facts["limit"]))
             change = HostSysctl(key="net.ipv4.neigh.default.gc_thresh3", value=room)
@@ -192,7 +200,11 @@ def _by_hand(step: Step, link: str) -> tuple[str, Change | None, tuple[str, ...]
             command = f"iptables -t nat -A POSTROUTING -s {source} ! -o {iif} -j MASQUERADE"
             return "Translate its source; an engine does so when it is restarted.", None, (command,)
         case "hairpin" if not facts.get("meant"):
-            return "Let the port give back what came in by it.", None, (f"{port} hairpin on",)
+            own = facts.get("to")
+            # What came from its own address would be dropped by the container as a martian.
+            masked = f"iptables -t nat -A POSTROUTING -s {own} -d {own} -j MASQUERADE"
+            advice = "Let the port give back what came in by it, with the host's address as source."
+            return advice, None, (f"{port} hairpin on", masked)
         case "isolated":
             return "Let one of the ports speak to the others.", None, (f"{port} isolated off",)
         case "narrow_end":
