@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: The sensor's name in ``Host.sensor``.
 SENSOR = "refusals"
-#: An observation holds so many of each kind, the first.
+#: An observation holds so many of those that are alike, the first.
 MOST_TOLD = 64
 
 #: include/uapi/linux/magic.h
@@ -129,11 +129,12 @@ def _window(attached: "Refusals", slot: int) -> Window:
 
 
 def _first(refused: Iterable[Refused]) -> Iterator[Refused]:
-    """The first of each kind, so that many of one leave room for another."""
-    counts: dict[What, int] = {}
+    """The first of each that are alike, so that many of one leave room for another."""
+    counts: dict[tuple[What, str, str | None], int] = {}
     for one in refused:
-        counts[one.what] = counts.get(one.what, 0) + 1
-        if counts[one.what] <= MOST_TOLD:
+        alike = one.what, one.how, one.device
+        counts[alike] = counts.get(alike, 0) + 1
+        if counts[alike] <= MOST_TOLD:
             yield one
 
 

@@ -30,7 +30,7 @@ UID = 4711
 PROJECT, QUOTA = 42, 10 * MIB
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_KEYCTL = {"x86_64": (248, 250), "aarch64": (217, 219)}  # add_key, keyctl
+_ADD_KEY = {"x86_64": 248, "aarch64": 217}
 
 
 def once_then_again(first: Callable[[], None], again: Callable[[], None]) -> Program:
@@ -134,12 +134,6 @@ def layer(box: Box) -> None:
     begin(box, once_then_again(lambda: fill("/tmp"), once_more("/tmp")))
 
 
-def volume(box: Box) -> None:
-    """What it writes into a volume, and nobody writes any more."""
-    disk.mounted(box, DATA, mib=DISK_MIB)
-    begin(box, once_then_again(fill, nothing))
-
-
 def many_files(box: Box) -> None:
     """Room for blocks, and none for one more file."""
 
@@ -150,29 +144,6 @@ def many_files(box: Box) -> None:
                 os.close(os.open(f"{DATA}/sessions/{number}", os.O_CREAT | os.O_WRONLY))
 
     disk.mounted(box, DATA, mib=DISK_MIB, inodes=INODES)
-    begin(box, once_then_again(first, once_more()))
-
-
-def mapped(box: Box) -> None:
-    """The removed file is not open any more, but mapped."""
-
-    def first() -> None:
-        import mmap
-
-        descriptor = write(f"{DATA}/log", HELD)
-        again = os.open(f"{DATA}/log", os.O_RDWR)
-        kept.append(mmap.mmap(again, HELD))
-        os.close(descriptor)
-        os.close(again)
-        os.unlink(f"{DATA}/log")
-        for other in os.listdir("/proc/self/fd"):  # mmap keeps a descriptor of its own
-            with suppress(OSError):
-                if os.readlink(f"/proc/self/fd/{other}").startswith(DATA):
-                    os.close(int(other))
-        write(f"{DATA}/rest")
-
-    kept: list[object] = []
-    disk.mounted(box, DATA, mib=DISK_MIB)
     begin(box, once_then_again(first, once_more()))
 
 
@@ -250,101 +221,68 @@ def project(box: Box) -> None:
 # what says the same, or looks the same, with room on the disk
 
 
-def held_with_room(box: Box) -> None:
-    """The log without a name, on a disk with room."""
+def larger_than_it_is(box: Box) -> None:
+    """A removed file that is held, a gigabyte of hole and a file in memory, and there is room."""
 
     def first() -> None:
         os.dup2(write(f"{DATA}/log", HELD), 9)
         os.unlink(f"{DATA}/log")
+        os.truncate(os.open(f"{DATA}/image", os.O_WRONLY | os.O_CREAT), 1 << 30)
+        os.write(os.memfd_create("log"), bytes(2 * HELD))
 
     disk.mounted(box, DATA, mib=4 * DISK_MIB)
     begin(box, once_then_again(first, once_more()))
 
 
-def sparse(box: Box) -> None:
-    """A file of a gigabyte that is a hole."""
-
-    def first() -> None:
-        os.truncate(os.open(f"{DATA}/image", os.O_WRONLY | os.O_CREAT), 1 << 30)
-
-    disk.mounted(box, DATA, mib=DISK_MIB)
-    begin(box, once_then_again(first, once_more()))
-
-
-def in_memory(box: Box) -> None:
-    """A tmpfs is full: ENOSPC, and the disk has nothing to do with it."""
+def no_disk(box: Box) -> None:
+    """A tmpfs is full, and /dev/full always says that it is: ENOSPC."""
     box.shm(4 * MIB)
-    begin(box, once_then_again(lambda: void(write("/dev/shm/x")), once_more("/dev/shm")))
+    begin(box, once_then_again(lambda: void(write("/dev/shm/x")), memory_and_device))
 
 
 def void(_: object) -> None:
     """Drops a value."""
 
 
-def memory_file(box: Box) -> None:
-    """A memfd looks like a removed file of 16 MiB, and is memory."""
-
-    def first() -> None:
-        os.write(os.memfd_create("log"), bytes(2 * HELD))
-
-    disk.mounted(box, DATA, mib=DISK_MIB)
-    begin(box, once_then_again(first, once_more()))
-
-
-def device_full(box: Box) -> None:
-    """/dev/full always says ENOSPC."""
-    begin(box, once_then_again(nothing, lambda: void(os.write(_opened("/dev/full"), b"x"))))
+def memory_and_device() -> None:
+    """Is refused by both."""
+    with suppress(OSError):
+        once_more("/dev/shm")()
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    try:
+        os.write(descriptor, b"x")
+    finally:
+        os.close(descriptor)
 
 
-def _opened(path: str) -> int:
-    os.closerange(10, 64)
-    return os.open(path, os.O_WRONLY)
-
-
-def segments(box: Box) -> None:
-    """No more segments of shared memory: ENOSPC."""
-
-    def again() -> None:
-        _libc.shmget(ctypes.c_int(0), ctypes.c_size_t(4096), ctypes.c_int(0o1600))
-
-    box.sysctl("kernel.shmmni", "3")
-    begin(box, once_then_again(nothing, again))
-
-
-def keys(box: Box) -> None:
-    """No more keys for this user: EDQUOT."""
-    add_key = _KEYCTL.get(os.uname().machine, (0, 0))[0]
-
-    def again() -> None:
-        for number in range(400):
-            name = f"whybox:{number}".encode()
-            _libc.syscall(add_key, b"user", name, b"x" * 64, 64, -3)
-
+def limits(box: Box) -> None:
+    """No more segments, keys, namespaces and inotify watches: ENOSPC and EDQUOT."""
+    box.user_namespace()
     box.user(UID, UID)
-    begin(box, once_then_again(nothing, again))
-
-
-def namespaces(box: Box) -> None:
-    """No more user namespaces: ENOSPC."""
-    box.user_namespace()
-    box.start(once_then_again(nothing, lambda: unshare(CLONE_NEWUSER)))
+    box.sysctl("kernel.shmmni", "3")
+    box.start(once_then_again(lambda: add_keys(400), beyond_limits))
     _set_in_user_namespace(box, "max_user_namespaces", 0)
-    until_ready(box)
-
-
-def watches(box: Box) -> None:
-    """No more inotify watches: ENOSPC."""
-
-    def again() -> None:
-        notify = _libc.inotify_init1(0)
-        for path in ("/dev", "/proc", "/sys", "/tmp"):
-            _libc.inotify_add_watch(notify, path.encode(), 2)
-        os.close(notify)
-
-    box.user_namespace()
-    box.start(once_then_again(nothing, again))
     _set_in_user_namespace(box, "max_inotify_watches", 2)
     until_ready(box)
+
+
+def add_keys(count: int) -> None:
+    """Keys of its session, each with a name of its own."""
+    add_key = _ADD_KEY.get(os.uname().machine, -1)
+    for _ in range(count):
+        name = f"whybox:{time.monotonic_ns()}".encode()
+        _libc.syscall(add_key, b"user", name, b"x" * 64, 64, -3)
+
+
+def beyond_limits() -> None:
+    """Wants one more of each."""
+    _libc.shmget(ctypes.c_int(0), ctypes.c_size_t(4096), ctypes.c_int(0o1600))
+    add_keys(1)
+    notify = _libc.inotify_init1(0)
+    for path in ("/dev", "/proc", "/sys", "/tmp"):
+        _libc.inotify_add_watch(notify, path.encode(), 2)
+    os.close(notify)
+    unshare(CLONE_NEWUSER)
 
 
 def _set_in_user_namespace(box: Box, name: str, value: int) -> None:
@@ -362,38 +300,25 @@ def _set_in_user_namespace(box: Box, name: str, value: int) -> None:
         raise OSError(f"user.{name} could not be set")
 
 
-def file_size(box: Box) -> None:
-    """A limit of its own on the size of a file: EFBIG, and SIGXFSZ."""
-
-    def first() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
-    disk.mounted(box, DATA, mib=DISK_MIB)
-    begin(box, once_then_again(first, once_more()))
-
-
-def read_only(box: Box) -> None:
-    """Full, and mounted read-only: EROFS, and nobody wants to write there."""
-    made = disk.mounted(box, DATA, mib=DISK_MIB)
-    os.close(write(f"{made.mountpoint}/all"))
-    made.make_read_only()
-    begin(box, once_then_again(nothing, once_more()))
-
-
-def full_and_elsewhere(box: Box) -> None:
-    """A disk is full, and it is no disk of this container's."""
-    made = disk.Disk(box.name, mib=DISK_MIB)
-    box.closing.callback(made.remove)
-    os.close(write(f"{made.mountpoint}/all"))
+def not_its_own(box: Box) -> None:
+    """A full disk that it may only read, and one that it does not have at all."""
+    for number, make_read_only in enumerate((True, False)):
+        made = disk.Disk(f"{number}-{box.name}", mib=DISK_MIB)
+        box.closing.callback(made.remove)
+        os.close(write(f"{made.mountpoint}/all"))
+        if make_read_only:
+            made.make_read_only()
+            box.volume(DATA, source=made.mountpoint)
     begin(box, once_then_again(nothing, once_more("/tmp")))
 
 
 def freed(box: Box) -> None:
-    """It was full, and the file was removed."""
+    """It was full, and now it is a limit of its own on the size of a file: EFBIG."""
 
     def first() -> None:
         os.close(write(f"{DATA}/all"))
         os.unlink(f"{DATA}/all")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
     disk.mounted(box, DATA, mib=DISK_MIB)
     begin(box, once_then_again(first, once_more()))
@@ -404,7 +329,7 @@ def nearly_and_steady(box: Box) -> None:
 
     def first() -> None:
         room = os.statvfs(DATA)
-        write(f"{DATA}/database", int(0.97 * room.f_bavail * room.f_frsize))
+        os.close(write(f"{DATA}/database", int(0.97 * room.f_bavail * room.f_frsize)))
 
     def again() -> None:
         descriptor = os.open(f"{DATA}/database", os.O_WRONLY)
@@ -430,9 +355,7 @@ LAB = Lab(
     reproduce=reproduce,
     variants={
         "files in its writable layer": layer,
-        "files on a volume": volume,
         "too many files": many_files,
-        "a removed file that is mapped": mapped,
         "another container fills it": a_neighbour,
         "the machine fills it": the_machine,
         "soon": soon,
@@ -440,19 +363,11 @@ LAB = Lab(
         **({"a project quota": project} if quota.missing(Host()) is None else {}),
     },
     look_alikes={
-        "a removed file that is held, with room": held_with_room,
-        "a large file that is a hole": sparse,
-        "a tmpfs that is full": in_memory,
-        "a file in memory": memory_file,
-        "/dev/full": device_full,
-        "no more segments of shared memory": segments,
-        "no more keys": keys,
-        "no more namespaces": namespaces,
-        "no more inotify watches": watches,
-        "a limit on the size of a file": file_size,
-        "a full disk that is read-only": read_only,
-        "a full disk of somebody else": full_and_elsewhere,
-        "full in the past": freed,
+        "files that look larger than they are": larger_than_it_is,
+        "a tmpfs that is full, and /dev/full": no_disk,
+        "limits that say the same": limits,
+        "full disks that it does not write to": not_its_own,
+        "full in the past, and a limit on the size of a file": freed,
         "nearly full, and steady": nearly_and_steady,
     },
     numbers=numbers,
