@@ -21,19 +21,21 @@ from whybox.model import Finding
 MSS = 1460
 #: What the peer takes before it loses something: by then the kernel lets much into the queue.
 TAKEN = 400_000
+#: So much must be on the way then: several pieces, since the first and last may always be cut.
+ENOUGH = 300_000
 #: The kernel doubles what is asked for (socket(7)).
 SMALL, LIMIT = 4608, 9216
 PATIENCE_SECONDS = 10.0
 
 
 def filling(then_small: bool, pause_s: float = 0.0) -> Program:
-    """Writes until there is no room for half a second; with ``pause_s`` it goes on for ever."""
+    """Writes until there is no room for a second; with ``pause_s`` it goes on for ever."""
 
     def program() -> None:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         connection = socket.socket()
         connection.connect((tcppeer.ADDRESS, tcppeer.PORT))
-        connection.settimeout(0.5)
+        connection.settimeout(1.0)
         data = b"x" * (1 << 16)
         try:
             while True:
@@ -68,32 +70,50 @@ class Taking:
 
 
 class Losing(Taking):
-    """Behind ``TAKEN`` it gets only pieces: what comes first is lost, and that again and again,
-    until a hole behind it was filled. So a sender that heeds what it is told gets through.
+    """Once much is on the way it gets only pieces: what comes first is lost, and that again and
+    again, until a hole behind it was filled. So a sender that heeds what it is told gets through.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.highest = self.turn = 0
+        self.takes = TAKEN
+        self.highest = self.seen = self.turn = 0
         self.filled = False
+
+    @property
+    def on_the_way(self) -> int:
+        """Bytes behind the first that it did not take."""
+        return self.highest - self.taken
 
     def came(self, peer: Peer, segment: Segment) -> None:
         again = segment.end <= self.highest
         self.highest = max(self.highest, segment.end)
-        if self.taken < TAKEN or self.filled:
+        if self.taken < self.takes or self.filled:
             super().came(peer, segment)
             return
-        self.filled = again and segment.start > self.taken
+        self.filled = self.begun and again and segment.start > self.taken
         if self.filled:
             self.taken = self.highest
             peer.acknowledge(self.taken)
 
     def tick(self, peer: Peer) -> None:
         """It has five segments from the middle of what the sender holds as one piece."""
-        if self.begun and self.highest - self.taken > 250_000 and not self.filled:
+        if not self.begun:
+            self._take_more(peer)
+        elif not self.filled:
             self.turn = (self.turn + 1) % 7
-            start = self.taken + 200_000 + MSS * self.turn
+            start = self.taken + ENOUGH * 2 // 3 + MSS * self.turn
             peer.acknowledge(self.taken, ((start, start + 5 * MSS),))
+
+    def _take_more(self, peer: Peer) -> None:
+        """On a machine that is busy the sender may not dare to send as much, before it has seen
+        more arrive.
+        """
+        stopped, self.seen = self.seen == self.highest, self.highest
+        if stopped and self.takes <= self.taken and self.on_the_way < ENOUGH:
+            self.takes = self.highest + TAKEN
+            self.taken = self.highest
+            peer.acknowledge(self.taken)
 
 
 class Silent(Taking):
@@ -121,7 +141,7 @@ class Moving(Losing):
 
     def tick(self, peer: Peer) -> None:
         super().tick(peer)
-        if self.begun and self.highest - self.taken > 250_000:
+        if self.begun and self.on_the_way > ENOUGH:
             self.taken += 10 * MSS
             peer.acknowledge(self.taken)
 

@@ -203,7 +203,7 @@ def _clear(mine: tuple[Queue, ...], seen: Observation) -> Finding:
         )
     if not said:
         said.append(
-            f"What its {len(mine)} connections have in their send queues moves."
+            "What its connections have in their send queues moves."
             if mine
             else "No connection of it had something in its send queue all the time."
         )
