@@ -86,3 +86,22 @@ def test_a_name_is_asked_for_only_where_a_person_wants_it(
     assert f"{SILENT} does not answer" in asked[CASE]["summary"]
     works = engine.run(image, *IDLE, options=dns(GOOD))
     assert diagnose(works, "2s", "--lookup", NAME)[CASE]["verdict"] == "clear"
+
+
+def test_dockers_own_nameserver_is_not_blamed_for_a_silent_one(
+    engine: Engine, image: str, diagnose: Diagnose
+) -> None:
+    engine.docker("network", "create", "--subnet", "172.30.99.0/24", "made")
+    upstream = "172.30.99.1"
+    end = nameserver.serving(nameserver.bound(upstream), silent)
+    try:
+        options = ("--network", "made", *dns(upstream))
+        container = engine.run(image, *LOOKUPS, options=options)
+        finding = diagnose(container, "6s")[CASE]
+        engine.rm(container)
+    finally:
+        end()
+        engine.docker("network", "rm", "made")
+    assert finding["verdict"] == "found"
+    assert f"Its nameserver {upstream} does not answer" in finding["summary"]
+    assert "127.0.0.11, whom its programs ask" in finding["summary"]

@@ -27,6 +27,7 @@ SEEN = Observation(
     heard=(),
     held=(),
     lost=0,
+    unsent=0,
     serves=False,
     asked=None,
     window_ns=5 * SECOND,
@@ -132,6 +133,20 @@ def test_a_refusal_is_harmless_where_the_next_server_answers() -> None:
     assert judge(seen(both)).verdict is Verdict.CLEAR
 
 
+def test_a_nameserver_within_the_container_is_not_blamed_for_whom_it_asks() -> None:
+    config = ResolvConf(nameservers=("127.0.0.11",), search=())
+    both = question(servers=("127.0.0.11", FIRST))
+    silent = judge(seen(both, config=config))
+    assert f"Its nameserver {FIRST} does not answer" in silent.summary
+    assert "127.0.0.11, whom its programs ask, waits for it" in silent.summary
+    refused = structs.replace(both, refusals=(refusal(),))
+    assert f"Its nameserver {FIRST} refuses" in judge(seen(refused, config=config)).summary
+    alone = judge(seen(question(servers=("127.0.0.11",)), config=config))
+    assert "Its nameserver 127.0.0.11 does not answer" in alone.summary
+    failing = question(answer(rcode=2), answer("127.0.0.11", rcode=2), servers=both.servers)
+    assert judge(seen(failing, config=config)).summary.startswith(f"{FIRST} answers SERVFAIL")
+
+
 def test_a_server_that_fails() -> None:
     finding = judge(seen(question(answer(rcode=2))))
     assert "answers SERVFAIL for x.test" in finding.summary
@@ -174,6 +189,8 @@ def test_whose_lookups_those_of_the_host_are_is_not_known() -> None:
 
 
 def test_what_could_not_be_seen_is_unknown() -> None:
+    assert judge(seen(unsent=3)).verdict is Verdict.UNKNOWN
+    assert judge(seen(question(answer()), unsent=3)).verdict is Verdict.CLEAR
     assert judge(seen(unseen="not permitted")).verdict is Verdict.UNKNOWN
     many = [question(answer(), name=f"n{n}.test") for n in range(4)]
     assert judge(seen(question(), *many, lost=9)).verdict is Verdict.UNKNOWN

@@ -92,6 +92,16 @@ def test_a_copy_that_was_made_too_early() -> None:
     assert "copies the first one's value once" in finding.summary
 
 
+def test_of_a_copy_it_may_not_be_known_who_changed_what() -> None:
+    key = "ipv4/tcp_congestion_control"
+    finding = judge(seen(pair(key, "reno", "bbr")))
+    assert finding.verdict is Verdict.CLEAR
+    assert "may be what the host had then" in finding.summary
+    asked = judge(seen(pair(key, "reno", "bbr"), asked=key))
+    assert (asked.verdict, asked.severity) == (Verdict.FOUND, Severity.INFO)
+    assert "changed after it was made, or it was given" in asked.summary
+
+
 def test_the_hosts_network_is_its_own() -> None:
     observation = structs.replace(seen(), own=False, seen=None)
     assert judge(observation).verdict is Verdict.CLEAR

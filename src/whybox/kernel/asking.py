@@ -13,6 +13,7 @@ from whybox.kernel.dnswatch import Caught, Watch, questions
 from whybox.kernel.host import Host
 from whybox.kernel.lookups import Observation
 from whybox.kernel.netns import call_in
+from whybox.kernel.netpath import counters
 from whybox.kernel.resolvconf import NOBODY, ResolvConf
 from whybox.kernel.target import Target
 
@@ -30,7 +31,7 @@ class Asking:
         self._watch: Watch | None = None
         self._read()
         self._open()
-        self._sockets = self._connected()
+        self._sockets, self._unsent = self._connected(), self._count_unsent()
         self.started_ns = time.time_ns()
         self.asked = host.asked.get("lookup")
         if self.asked is not None and self._watch is not None:
@@ -102,6 +103,7 @@ class Asking:
             heard=tuple(sorted(heard)),
             held=tuple(sorted({server for server, _ in self._sockets & self._connected()})),
             lost=lost,
+            unsent=self._count_unsent() - self._unsent,
             serves=any(self._serves(file) for file in ("udp", "udp6")),
             asked=self.asked,
             window_ns=time.time_ns() - self.started_ns,
@@ -109,6 +111,10 @@ class Asking:
 
     def _serves(self, file: str) -> bool:
         return serves(self._host.optional_text(f"/proc/{self.pid}/net/{file}") or "")
+
+    def _count_unsent(self) -> int:
+        found = counters(self._host.optional_text(f"/proc/{self.pid}/net/snmp") or "")
+        return found.get("Ip.OutDiscards", 0) + found.get("Ip.OutNoRoutes", 0)
 
     def _connected(self) -> frozenset[tuple[str, str]]:
         texts = (self._host.optional_text(f"/proc/{self.pid}/net/{f}") for f in ("udp", "udp6"))

@@ -43,6 +43,8 @@ class Observation(Struct, frozen=True, kw_only=True):
     """Servers that one and the same socket was connected to at both ends of the window."""
     lost: int
     """Packets that did not fit."""
+    unsent: int
+    """Packets of any kind that could not be sent: no route, or its own rules forbid it."""
     serves: bool
     """Somebody in it answers others at port 53."""
     asked: str | None
@@ -72,6 +74,17 @@ class Lookups:
         self.failed = tuple(q for q in failed if q.answers)
 
     @property
+    def forwarders(self) -> tuple[str, ...]:
+        """Nameservers in the container itself that ask others, such as Docker's 127.0.0.11.
+
+        What they do not say, those others did not tell them.
+        """
+        configured = () if self._seen.config is None else self._seen.config.nameservers
+        asked = {server for q in self._seen.questions for server in q.servers}
+        inside = tuple(s for s in configured if s in asked and (s == "::1" or s[:4] == "127."))
+        return inside if asked - set(configured) else ()
+
+    @property
     def held(self) -> tuple[str, ...]:
         """Servers that a socket waited for all the time, and that said nothing.
 
@@ -80,7 +93,8 @@ class Lookups:
         told = {refusal.server for q in self._seen.questions for refusal in q.refusals}
         if self._seen.window_ns < LEAST_NS:
             return ()
-        return tuple(s for s in self._seen.held if s not in {*told, *self._seen.heard})
+        beside = {*told, *self._seen.heard, *self.forwarders}
+        return tuple(server for server in self._seen.held if server not in beside)
 
     @property
     def held_and_asked(self) -> tuple[str, ...]:
@@ -93,7 +107,8 @@ class Lookups:
     def refusing(self) -> bool:
         """All that is waited for refuses, but ICMP's rate limit lets only some of that be seen."""
         told = {refusal.server for q in self._seen.questions for refusal in q.refusals}
-        waited = {s for q in self.silent for s in q.servers} - set(self._seen.heard)
+        waited = {s for q in self.silent for s in q.servers}
+        waited -= {*self._seen.heard, *self.forwarders}
         return bool(waited) and waited <= told
 
     def _is_told(self, question: Question) -> bool:
@@ -131,7 +146,8 @@ class Lookups:
         """Servers that were waited for, and that answered nothing in the whole window."""
         told = {r.server for q in self._seen.questions for r in q.refusals}
         asked = dict.fromkeys(server for q in self.waiting for server in q.servers)
-        return tuple(s for s in asked if s not in {*told, *self._seen.heard})
+        beside = {*told, *self._seen.heard, *self.forwarders}
+        return tuple(server for server in asked if server not in beside)
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """By server: how many questions it was asked, and how many it answered."""

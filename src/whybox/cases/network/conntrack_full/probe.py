@@ -86,7 +86,7 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
     yield
     return Observation(
         inside=target.runtime == "self",
-        places=tuple(_seen(host, before, own)),
+        places=tuple(_seen(host, before, None if target.own("net") is False else own)),
         addresses=addresses,
         unseen=unseen,
     )
@@ -109,7 +109,9 @@ def _table(host: Host, path: str, when: str) -> Table | None:
     return host.remembered(f"conntrack {inode} {when}", lambda: call_in(path, conntrack.table))
 
 
-def _seen(host: Host, before: Mapping[str, tuple[int, Table | None]], own: str) -> Iterable[Place]:
+def _seen(
+    host: Host, before: Mapping[str, tuple[int, Table | None]], own: str | None
+) -> Iterable[Place]:
     for path, (inode, first) in before.items():
         # What the path leads to may be another by now.
         if first is None or host.inode(path) != inode:

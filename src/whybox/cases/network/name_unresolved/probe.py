@@ -78,6 +78,12 @@ def _clear(seen: Observation, lookups: Lookups) -> Finding:
             "its questions are too young to tell: watch for longer, such as --window 5s",
             evidence=evidence,
         )
+    if not seen.questions and seen.unsent:
+        return unknown(
+            f"no question left it, and {seen.unsent} packets could not be sent, for want of a "
+            "route or by a rule of its own: --lookup NAME tells which",
+            evidence=evidence,
+        )
     if not seen.questions:
         return clear(
             "It asked for no name in this window; --lookup NAME asks its nameservers."

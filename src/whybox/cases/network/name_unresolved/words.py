@@ -118,7 +118,7 @@ _NO_REFUSAL = RuledOut(
 def waiting(seen: Observation, lookups: Lookups) -> Finding:
     """A server is silent, slow, or some of what is sent to it is lost."""
     dead, questions = lookups.dead, lookups.waiting
-    good = [s for s in seen.heard if s not in dead]
+    good = [s for s in seen.heard if s not in (*dead, *lookups.forwarders)]
     if not dead:
         return _slow(seen, lookups, good)
     verb = "do" if len(dead) > 1 else "does"
@@ -130,6 +130,8 @@ def waiting(seen: Observation, lookups: Lookups) -> Finding:
         said += f" {_and(good)} answers, but only after {_seconds(waited)}: it is asked later."
     elif good:
         said += f" {_and(good)} answers; but each lookup waits for the other first."
+    elif lookups.forwarders:
+        said += f" {_and(lookups.forwarders)}, whom its programs ask, waits for it."
     elif seen.config is not None:
         said += f" Each attempt waits {seen.config.timeout_s} s, as resolv.conf says."
     return _found(
@@ -175,7 +177,8 @@ def _without(seen: Observation, dead: tuple[str, ...], good: list[str]) -> Itera
 def _slow(seen: Observation, lookups: Lookups, good: list[str]) -> Finding:
     late, silent = lookups.late, lookups.silent
     slow = [q for q in late if any(a.after_ns >= 900_000_000 for a in q.answers)]
-    servers = dict.fromkeys(s for q in (*late, *silent) for s in q.servers)
+    asked = (s for q in (*late, *silent) for s in q.servers)
+    servers = dict.fromkeys(s for s in asked if s not in lookups.forwarders)
     if silent and not slow:
         said = (
             f"{len(silent)} of {len(lookups.old)} questions to {_and(servers)} got no answer "
@@ -248,7 +251,8 @@ def failed(seen: Observation, lookups: Lookups) -> Finding:
     questions = lookups.failed
     answers = [answer for question in questions for answer in question.answers]
     codes = _and(dict.fromkeys(_rcode(answer.rcode) for answer in answers))
-    servers = _and(dict.fromkeys(answer.server for answer in answers))
+    failing = dict.fromkeys(a.server for a in answers if a.server not in lookups.forwarders)
+    servers = _and(failing or dict.fromkeys(answer.server for answer in answers))
     names = _names(question.name for question in questions)
     cure = Cure(
         advice=f"Look into the log of {servers}: SERVFAIL is that whom it asks does not answer it "
@@ -257,7 +261,7 @@ def failed(seen: Observation, lookups: Lookups) -> Finding:
         safety=Safety.INSPECT,
     )
     return _found(
-        f"Its nameserver {servers} answers {codes} for {names}: it is there, and fails itself.",
+        f"{servers} answers {codes} for {names}: the nameserver is there, and fails itself.",
         seen,
         lookups,
         questions,

@@ -7,7 +7,7 @@ from msgspec import Struct
 from whybox.change import Sysctl
 from whybox.kernel import netsysctl
 from whybox.kernel.host import Host
-from whybox.kernel.netsysctl import APART, Kind, Pair, Seen
+from whybox.kernel.netsysctl import APART, INHERITED, Kind, Pair, Seen
 from whybox.kernel.target import Target
 from whybox.model import (
     Case,
@@ -90,6 +90,8 @@ def _compared(seen: Seen) -> Finding:
     if given:
         values = "; ".join(f"{p.name} is {_own(p)}, on the host {_host(p)}" for p in given)
         said += f" It has values of its own: {values}."
+        if any(p.key in INHERITED for p in given):
+            said += " What it copied when it was made may be what the host had then."
     return clear(said, evidence=tuple(_apart(seen.pairs)))
 
 
@@ -223,6 +225,8 @@ def _different(pair: Pair, kind: Kind, seen: Seen) -> Finding:
         who = "the host's was changed, and the container has what it began with"
     elif pair.key in APART:
         who = f"as usual: {APART[pair.key]}"
+    elif kind is Kind.INHERITED:
+        who = "the host's was changed after it was made, or it was given a value of its own"
     elif _own(pair) not in begins and begins:
         who = "the container was given a value of its own, by its engine or from inside"
     else:
