@@ -54,6 +54,7 @@ SAMPLES: dict[type, Change] = {
         change.JoinBridge("veth7", "br0"),
         change.LinkMtu("eth0", 1500),
         change.NoQueue("eth0"),
+        change.FilterRule("nft inet filter", "input", 3, handle=7),
         change.IpForward(),
         change.ListenOn("0.0.0.0", 80),
         change.InNetwork("keep each connection on one way"),

@@ -1,6 +1,6 @@
 """Watching a container's lookups, and asking for one name where a person wants it."""
 
-import random
+import os
 import socket
 import sys
 import time
@@ -81,7 +81,7 @@ class Asking:
         # Kept open: an answer to a closed socket would be refused.
         self._closing.callback(sock.close)
         try:
-            sock.sendto(dns.query(name, random.getrandbits(16)), (server, dns.PORT))
+            sock.sendto(dns.query(name, int.from_bytes(os.urandom(2), "big")), (server, dns.PORT))
         except OSError as error:
             self.unseen = f"asking {server} fails at once: {error.strerror or error}"
 

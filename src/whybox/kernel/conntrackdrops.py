@@ -1,19 +1,22 @@
 """Packets that connection tracking refused, since its table was full.
 
 They are given up where those are that a rule of iptables-legacy refuses (``nf_hook_slow``), so
-that only the table's own count tells them apart: column ``drop`` of
-``/proc/net/stat/nf_conntrack`` (measured on 6.1).
+that only the table's own count of drops tells them apart (measured on 6.1).
 """
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from whybox.kernel.drops import Drop
+from whybox.kernel import conntrack
+from whybox.kernel.host import ParseError
 from whybox.kernel.netns import call_in
 
-_FILE = "/proc/thread-self/net/stat/nf_conntrack"
+if TYPE_CHECKING:
+    from whybox.kernel.drops import Drop  # with the sensor's own, which only a window needs
+
 _WHERE = "nf_hook_slow"
 
 _FULL = (
@@ -26,19 +29,6 @@ _RULE = (
 )
 
 
-def refused(text: str) -> int | None:
-    """Of all CPUs; the columns have names, and the numbers are hexadecimal.
-
-    >>> refused("entries drop early_drop\\n00000009 0000000a 0\\n00000009 00000001 0\\n")
-    11
-    """
-    names, *rows = (line.split() for line in text.splitlines() or [""])
-    if "drop" not in names:
-        return None
-    at = names.index("drop")
-    return sum(int(row[at], 16) for row in rows if len(row) > at)
-
-
 class Tables:
     """The tables of some namespaces, each by its inode and a path to it."""
 
@@ -46,12 +36,12 @@ class Tables:
         self._places = {inode: path for inode, path in places.items() if path is not None}
         self._before = self._read()
 
-    def judged(self, drops: Iterable[Drop]) -> tuple[Drop, ...]:
+    def judged(self, drops: Iterable["Drop"]) -> tuple["Drop", ...]:
         """The same drops; those that a full table may have made say whether it did."""
         after = self._read()
         return tuple(self._judged(drop, after) for drop in drops)
 
-    def _judged(self, drop: Drop, after: Mapping[int, int]) -> Drop:
+    def _judged(self, drop: "Drop", after: Mapping[int, int]) -> "Drop":
         inode = drop.hop.inode
         if drop.function.partition(".")[0] != _WHERE or inode not in after:
             return drop
@@ -61,13 +51,8 @@ class Tables:
     def _read(self) -> dict[int, int]:
         found: dict[int, int] = {}
         for inode, path in self._places.items():
-            with suppress(OSError, ValueError):
-                count = call_in(path, _own)
-                if count is not None:
-                    found[inode] = count
+            with suppress(OSError, ParseError):
+                table = call_in(path, conntrack.table)
+                if table is not None and "drop" in table.counters:
+                    found[inode] = table.counters["drop"]
         return found
-
-
-def _own() -> int | None:
-    with open(_FILE, encoding="ascii") as file:
-        return refused(file.read(1 << 20))

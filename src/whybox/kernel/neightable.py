@@ -9,7 +9,7 @@ there, and so are the limits, in the first network namespace alone.
 
 from contextlib import suppress
 
-from whybox.kernel.conntrack import statistics
+from whybox.kernel.conntrack import stats
 from whybox.kernel.host import Host
 
 STATISTICS = "/proc/net/stat/arp_cache"
@@ -19,7 +19,7 @@ METER = "arp_cache table_fulls"
 
 def table_fulls(text: str) -> int:
     """How often there was no room for a neighbour, since the machine was started."""
-    return statistics(text).get("table_fulls", 0)
+    return stats(text).get("table_fulls", 0)
 
 
 def meters(host: Host) -> dict[str, int]:
