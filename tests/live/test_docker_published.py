@@ -143,10 +143,7 @@ def test_whom_a_container_asks_for_is_walked_to(engine: Engine, image: str) -> N
     there = engine.inspect(server)["NetworkSettings"]["IPAddress"]
 
     def diagnosed(to: str) -> dict[str, Any]:
-        words = ("--case", "network/path_broken", "--window", "1s", "--to", to, "-o", "json")
-        said = json.loads(whybox(engine, "diagnose", client.name, *words))
-        (found,) = said["targets"][0]["findings"]
-        return dict(found)
+        return judged(engine, client, "--to", to)
 
     healthy = diagnosed(f"{there}:8080")
     assert healthy["verdict"] == "clear", healthy
@@ -167,3 +164,54 @@ def test_whom_a_container_asks_for_is_walked_to(engine: Engine, image: str) -> N
         assert diagnosed(f"{there}:8080")["verdict"] == "clear"
     finally:
         subprocess.run(["iptables", "-D", "DOCKER-USER", *rule], capture_output=True, check=False)
+
+
+def judged(engine: Engine, container: Container, *options: str) -> dict[str, Any]:
+    words = ("--case", "network/path_broken", "--window", "1s", "-o", "json", *options)
+    said = json.loads(whybox(engine, "diagnose", container.name, *words))
+    (found,) = said["targets"][0]["findings"]
+    return dict(found)
+
+
+def test_the_engines_isolation_between_networks_is_named(engine: Engine, image: str) -> None:
+    engine.docker("network", "create", "apart")
+    try:
+        server = engine.run(image, "listen", "0.0.0.0", "8080", options=("--network", "apart"))
+        client = engine.run(image, "sig")
+        there = engine.inspect(server)["NetworkSettings"]["Networks"]["apart"]["IPAddress"]
+        found = judged(engine, client, "--to", f"{there}:8080")
+        assert found["verdict"] == "found"
+        assert "DOCKER-ISOLATION-STAGE-2" in found["summary"], found["summary"]
+        assert judged(engine, client)["verdict"] == "clear", "nobody asked for that network"
+        engine.rm(server)
+    finally:
+        engine.docker("network", "rm", "apart")
+
+
+def test_what_the_hosts_filter_says_to_all_is_found_without_a_name(
+    engine: Engine, image: str
+) -> None:
+    container = engine.run(image, "listen", "0.0.0.0", "8080", options=("-p", "18096:8080"))
+    assert until(lambda: answers("172.17.0.1", 18096))
+    assert judged(engine, container)["verdict"] == "clear"
+    subprocess.run(["iptables", "-I", "DOCKER-USER", "-i", "docker0", "-j", "DROP"], check=True)
+    try:
+        found = judged(engine, container)
+        assert (found["verdict"], found["severity"]) == ("found", "warning")
+        assert "DOCKER-USER" in found["summary"]
+        for command in found["cures"][0]["commands"]:
+            subprocess.run(command, shell=True, check=True)
+        assert judged(engine, container)["verdict"] == "clear"
+    finally:
+        rule = ("-D", "DOCKER-USER", "-i", "docker0", "-j", "DROP")
+        subprocess.run(["iptables", *rule], capture_output=True, check=False)
+
+
+def test_the_hosts_own_ports(engine: Engine, image: str) -> None:
+    client = engine.run(image, "sig")
+    closed = judged(engine, client, "--to", "172.17.0.1:18097")
+    assert "no socket listens" in closed["summary"]
+    with socket.create_server(("172.17.0.1", 18097)):
+        assert judged(engine, client, "--to", "172.17.0.1:18097")["verdict"] == "clear"
+    within = judged(engine, client, "--to", "127.0.0.1:18097")
+    assert "127.0.0.1:18097 is reached in the container" in within["summary"]
