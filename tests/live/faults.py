@@ -49,6 +49,9 @@ net.ipv4.conf.all.rp_filter=0
 net.ipv4.conf.default.rp_filter=0
 net.ipv6.conf.all.disable_ipv6=1
 net.ipv6.conf.default.disable_ipv6=1
+net.ipv6.conf.all.accept_dad=0
+net.ipv6.conf.default.accept_dad=0
+net.ipv6.conf.default.dad_transmits=0
 """
 MASQUERADE = "h iptables -t nat -A POSTROUTING -s 172.30.0.0/24 ! -o br0 -j MASQUERADE"
 X = "172.31.0.2:80"
@@ -80,8 +83,37 @@ class Fault(Struct, frozen=True, kw_only=True):
     """So many connections of x to h are kept open."""
 
 
+#: The same network with IPv6 beside IPv4.
+SIX = (
+    *(f"{space} sysctl -qw net.ipv6.conf.all.disable_ipv6=0" for space in SPACES),
+    "h sysctl -qw net.ipv6.conf.all.forwarding=1",
+    "h ip address add fd30::1/64 dev br0 nodad",
+    "h ip address add fd31::1/64 dev up0 nodad",
+    "c ip address add fd30::2/64 dev eth0 nodad",
+    "c ip route add default via fd30::1",
+    "x ip address add fd31::2/64 dev eth0 nodad",
+    "x ip route add fd30::/64 via fd31::1",
+)
+X6 = "fd31::2:80"
+
 FAULTS: dict[str, Fault] = {
     "healthy": Fault(),
+    "healthy, IPv6": Fault(do=SIX, to=X6, at="::"),
+    "FORWARD drops IPv6": Fault(
+        do=(*SIX, "h ip6tables -A FORWARD -s fd30::2 -p tcp --dport 80 -j DROP"),
+        to=X6,
+        at="::",
+        names=("FORWARD", "nft ip6 filter", "rule 1"),
+    ),
+    "no way back, IPv6": Fault(
+        do=(*SIX, "x ip route del fd30::/64"), to=X6, at="::", names=("fd30::2", "way back")
+    ),
+    "no forwarding, IPv6": Fault(
+        do=(*SIX, "h sysctl -qw net.ipv6.conf.all.forwarding=0"),
+        to=X6,
+        at="::",
+        names=("forward",),
+    ),
     "healthy, to a neighbour": Fault(to=D),
     "interface off": Fault(do=("c ip link set eth0 down",), names=("eth0", "off")),
     "no address": Fault(do=("c ip address flush dev eth0",), names=("eth0", "no address")),
@@ -218,7 +250,7 @@ class World:
 
     def listen(self, space: str, address: str, port: int, backlog: int = 16) -> None:
         def make() -> socket.socket:
-            sock = socket.socket()
+            sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((address, port))
             sock.listen(backlog)

@@ -87,6 +87,13 @@ class Walk(Wires):
         if oif is None:
             return None
         self._routed(space, wanted, route, oif)
+        if packet.family == "inet6" and not self._forwards(space, packet, iif):
+            # Only ip6_forward() asks, not the route.
+            self._met(
+                space, "route", f"route to {wanted}", "it does not forward IPv6", "forwarding",
+                iif=iif.name, source=packet.source or "",
+            )  # fmt: skip
+            return None
         passed = structs.replace(packet, oif=oif.name)
         turned = given != wanted and oif.ifindex == iif.ifindex and space.facts.bridge_calls
         if turned and port is not None:

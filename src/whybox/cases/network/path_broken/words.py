@@ -164,7 +164,9 @@ def _mended(step: Step) -> tuple[str, Change | None, tuple[str, ...]]:
         return RULE_ADVICE, _rule(step), ()
     match step.fault:
         case "forwarding":
-            return "Let it forward: engines switch that on only when they start.", IpForward(), ()
+            six = HostSysctl(key="net.ipv6.conf.all.forwarding", value="1")
+            change = six if ":" in facts.get("source", "") else IpForward()
+            return "Let it forward: engines switch that on only when they start.", change, ()
         case "neighbour_table" if (facts.get("limit") or "").isdigit():
             room = str(4 * int(facts["limit"]))
             change = HostSysctl(key="net.ipv4.neigh.default.gc_thresh3", value=room)
