@@ -200,6 +200,18 @@ def test_a_quota_without_a_project_is_told_by_its_error() -> None:
     assert not any(one.what == "a quota" for one in finding.ruled_out)
 
 
+def test_what_it_holds_itself_is_told_of_a_users_quota() -> None:
+    said = structs.replace(REFUSED, errno=errno.EDQUOT, how="write EDQUOT")
+    finding = judged(disk(ROOM, LAYER, refused=(said,)))
+    assert "It holds 80 GiB there itself, above all /var/x" in finding.summary
+
+
+def test_a_process_of_the_host_with_nothing_open_on_a_full_disk_is_clear() -> None:
+    finding = judged(shared=True, root=("ext4", True))
+    assert finding.verdict is Verdict.CLEAR
+    assert "the host's mounts" in finding.summary
+
+
 def test_somebody_else_who_fills_it_is_named() -> None:
     theirs = structs.replace(LAYER, owner="docker 4f1c2a9d1e3b")
     mine = structs.replace(LAYER, use=Use(bytes=GIB))

@@ -105,6 +105,8 @@ class DiskUse(Struct, frozen=True, kw_only=True):
     """Whether whybox itself is in the container, and so does not see the host."""
     root: tuple[str, bool] | None = None
     """Its root file system, and whether it can be written."""
+    shared: bool = False
+    """Whether it has the host's mounts, not some of its own."""
 
 
 def looked_at(
@@ -120,11 +122,11 @@ def looked_at(
     there = still_there(host, target)
     places = diskplaces.of(host, target) if there else before
     disks = _file_systems(host, before, places, window)
-    if there and target.own("mnt") is False and target.runtime != "self":
+    shared = target.own("mnt") is False and target.runtime != "self"
+    if shared and any(disk.short for disk in disks):
         disks = _written_to(host, target, places, disks)
     found = tuple(
-        _looked_into(host, target, places, disk, since_ns) if disk.short and there else disk
-        for disk in disks
+        _looked_into(host, target, places, disk, since_ns) if disk.short else disk for disk in disks
     )
     return DiskUse(
         disks=found,
@@ -134,6 +136,7 @@ def looked_at(
         seconds=seconds,
         inside=target.runtime == "self",
         root=places.root,
+        shared=shared,
     )
 
 
@@ -183,11 +186,19 @@ def _refused(places: Places, key: tuple[str, int], window: refusals.Window) -> t
 
 
 def _with_names(disks: list[FileSystem], window: refusals.Window) -> Iterator[FileSystem]:
-    """A call with a path tells no device: it is about the one that is full, if one is."""
-    full = next((one for one in disks if one.room.full or one.room.out_of_files), None)
-    names = window.of(What.NAME)
+    """A call with a path tells no device: it is about the one that is full, if one is.
+
+    And one about a device is about that of its projects that is full.
+    """
+    full = [one for one in disks if one.room.full or one.room.out_of_files]
+    devices, names = {one.device for one in full}, window.of(What.NAME)
     for disk in disks:
-        yield structs.replace(disk, refused=disk.refused + names) if disk is full else disk
+        if full and disk is full[0]:
+            yield structs.replace(disk, refused=disk.refused + names)
+        elif disk.device in devices and disk not in full:
+            yield structs.replace(disk, refused=())
+        else:
+            yield disk
 
 
 def _elsewhere(disks: Iterable[FileSystem], window: refusals.Window) -> tuple[Refused, ...]:
@@ -228,14 +239,16 @@ def _looked_into(
         *_of_files(looked, named=shared),
     ]
     others: list[Holder] = []
-    if disk.project is None and target.runtime != "self":
-        known = {(place.device, place.inode) for place in mine}
+    left_out = [looked.incomplete] if looked.incomplete else []
+    if disk.project is None and target.runtime != "self" and disk.room.nearly_full:
+        known = {(one.device, one.inode) for one in mine if one.kind is not Kind.HOST}
         others = _others(host, target, disk, known, since_ns)
+        many = len(_containers(host))
+        if many > MOST_NEIGHBOURS:
+            left_out.append(f"only {MOST_NEIGHBOURS} of {many} containers were looked at")
         if _explained(disk, holders, others) < EXPLAINED:
             others += _whole(host, disk, known, since_ns)
-    left_out = [_left_out(one) for one in (*holders, *others) if one.use.incomplete]
-    if looked.incomplete:
-        left_out.append(looked.incomplete)
+    left_out += [_left_out(one) for one in (*holders, *others) if one.use.incomplete]
     return structs.replace(
         disk,
         holders=tuple(sorted(holders, key=lambda one: -one.bytes)),
@@ -327,12 +340,16 @@ def _others(
     """
     found: list[Holder] = []
     seen = set(_members(host, target))
-    for other in _containers(host):
+    for other in _containers(host)[:MOST_NEIGHBOURS]:
         if other.id == target.id or other.init == target.init:
             continue
         name = f"{other.runtime} {printable(other.short_id)}"
         theirs = [place for place in _places(host, other) if place.device == disk.device]
-        new = [place for place in theirs if (place.device, place.inode) not in known]
+        new = [
+            place
+            for place in theirs
+            if (place.device, place.inode) not in known and place.kind is not Kind.HOST
+        ]
         known |= {(place.device, place.inode) for place in new}
         members = _members(host, other)
         seen.update(members)
@@ -346,10 +363,7 @@ def _others(
 
 
 def _containers(host: Host) -> tuple[Target, ...]:
-    def find() -> tuple[Target, ...]:
-        return finding.containers(host)[:MOST_NEIGHBOURS]
-
-    return host.remembered("diskfill.containers", find)
+    return host.remembered("diskfill.containers", lambda: finding.containers(host))
 
 
 def _places(host: Host, other: Target) -> tuple[Place, ...]:

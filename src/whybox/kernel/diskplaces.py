@@ -152,6 +152,8 @@ def _mounted(
             continue
         try:
             overlay = layers.get(mount.mountpoint)
+            if not _is_there(mount, descriptor):
+                continue
             if mount.fstype != "overlay":
                 yield _disk(host, root, mount, descriptor, ours)
             elif overlay is not None:
@@ -160,6 +162,14 @@ def _mounted(
             continue  # it was taken away meanwhile
         finally:
             os.close(descriptor)
+
+
+def _is_there(mount: Mount, descriptor: int) -> bool:
+    """Whether that mount was opened, and nothing that was put in its place."""
+    # A part of btrfs has a device of its own, and so have files of some overlays.
+    return mount.fstype in ("btrfs", "overlay") or mount.device == _name(
+        os.fstat(descriptor).st_dev
+    )
 
 
 def _disk(host: Host, root: str, mount: Mount, descriptor: int, ours: Sequence[Mount]) -> Place:
@@ -208,6 +218,8 @@ def _layer(
     top = os.open(upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         there = os.fstat(top)
+        if room(os.fstatvfs(top)).size_bytes != said.size_bytes:
+            return place  # another directory of that name: its mount namespace has another
         beneath = on_device(ours, _name(there.st_dev))
         quota = project(host, top, said.size_bytes)
         return structs.replace(

@@ -87,6 +87,11 @@ def _no_disk(seen: Observation) -> Finding:
         return unknown(
             f"its files lie on {', '.join(seen.unseen[:3])}, which may never answer: ask df there"
         )
+    if seen.shared:
+        return clear(
+            "It has the host's mounts, and no file open to write on a disk that is full."
+            f"{_not_disks(seen)}"
+        )
     if seen.root is None:
         return unknown("its mount table shows no root file system")
     kind, writable = seen.root

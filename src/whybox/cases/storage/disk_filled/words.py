@@ -77,6 +77,10 @@ def _who(short: Shortage, seen: DiskUse) -> str:
     own, other = short.largest, short.largest_other
     if short.kind is Kind.MOMENT:
         return f"{size(short.used)} are taken{_wanted(short)}."
+    if short.kind is Kind.USER_QUOTA:
+        return (
+            f"It holds {size(short.own)} there itself{'' if own is None else _inside(short, own)}."
+        )
     if seen.inside and (own is None or short.takes(own) < short.used / 2):
         return "Who holds it is not all seen from inside: ask on the host."
     if own is None:
