@@ -176,6 +176,8 @@ def test_a_glance_is_unknown() -> None:
 
 def test_where_nothing_waits_nothing_is_timed() -> None:
     assert judge(structs.replace(seen(), writes=Writes(idle=True))).verdict is Verdict.CLEAR
+    late = Writes(idle=True, late="app (pid 7)")
+    assert judge(structs.replace(seen(), writes=late)).verdict is Verdict.UNKNOWN
 
 
 @pytest.mark.parametrize(

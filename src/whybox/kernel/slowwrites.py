@@ -84,6 +84,8 @@ class Writes(Struct, frozen=True, kw_only=True):
     """Why they were not timed, though it was worth it."""
     idle: bool = False
     """They were not timed, since nothing waited."""
+    late: str | None = None
+    """Then: a task that is in D when the window ends all the same."""
 
 
 @contextmanager
@@ -93,10 +95,15 @@ def watch(host: Host, target: Target) -> Iterator[Callable[[], Writes]]:
         yield lambda: Writes(reason="nothing can be timed in a window of no length")
         return
     if not waiting.lately(host, target, ("io", "memory")):
-        yield lambda: Writes(idle=True)
+        yield lambda: Writes(idle=True, late=_late(host, target))
         return
     with ExitStack() as stack:
         yield _sensed(host, target, stack)
+
+
+def _late(host: Host, target: Target) -> str | None:
+    found = blocked.look(host, target).blocked
+    return None if not found else f"{printable(found[0].comm)} (pid {found[0].tid})"
 
 
 def _sensed(host: Host, target: Target, stack: ExitStack) -> Callable[[], Writes]:

@@ -53,7 +53,8 @@ class Queue(Struct, frozen=True, kw_only=True):
 
     def share(self, rival: Rival) -> float:
         """A neighbour's share of all that the disk moved."""
-        return rival.bytes / max(self.disk.work.bytes, 1)
+        # v1 counts what comes to the throttle, and not what has come to the disk.
+        return min(rival.bytes / max(self.disk.work.bytes, 1), self.others)
 
 
 def queue(seen: Contention, disk: Disk) -> Queue:

@@ -125,6 +125,11 @@ def judge(seen: Observation) -> Finding:
         return unknown("how long its writes take takes a window to see: ask with --window 2s")
     if seen.writes.reason is not None:
         return _not_timed(seen)
+    if seen.writes.idle and seen.writes.late is not None:
+        return unknown(
+            f"{seen.writes.late} came to be in D within this window, before which nothing had "
+            "waited, so its writes were not timed: ask again."
+        )
     if seen.writes.idle:
         return clear("Its tasks wait for neither disk nor memory, so its writes were not timed.")
     slow = seen.slow()
