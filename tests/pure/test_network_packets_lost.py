@@ -248,8 +248,15 @@ def test_watching_is_worth_it_where_something_was_ever_lost() -> None:
     assert ever_lost(look(structs.replace(ETH0, queue=TBF)))
     assert not ever_lost(look(structs.replace(ETH0, queue=structs.replace(TBF, drops=0))))
     assert ever_lost(look(structs.replace(ETH0, send_dropped=1)))
-    assert ever_lost(Look(at_ns=0, hops=(), counters={"Tcp.RetransSegs": 1}))
-    assert not ever_lost(Look(at_ns=0, hops=(), counters={"Tcp.OutSegs": 1}))
+    assert not ever_lost(look(structs.replace(UPLINK, send_dropped=1)))
+    for counters, worth in (
+        ({"Udp.RcvbufErrors": 1}, True),
+        ({"Tcp.RetransSegs": 2, "Tcp.OutSegs": 1_999}, True),
+        ({"Tcp.RetransSegs": 2, "Tcp.OutSegs": 2_000}, False),
+        ({"softnet dropped": 2, "softnet taken": 19_999}, True),
+        ({"softnet dropped": 2, "softnet taken": 20_000}, False),
+    ):
+        assert ever_lost(Look(at_ns=0, hops=(), counters=counters)) is worth
 
 
 def test_a_queue_as_the_kernel_tells_it() -> None:

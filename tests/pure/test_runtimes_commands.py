@@ -205,6 +205,10 @@ def test_every_runtime_says_every_change_in_lines_that_a_shell_can_read(
         ),
         (change.JoinBridge("veth7", "br0"), "ip link set veth7 master br0"),
         (change.IpForward(), "sysctl -w net.ipv4.ip_forward=1"),
+        (
+            change.Sysctl("net.core.somaxconn", "1024", at_start=True),
+            "docker run --sysctl net.core.somaxconn=1024 … --name web-1 IMAGE",
+        ),
         (change.LinkMtu("eth0", 1400), "nsenter -t 7 -n ip link set eth0 mtu 1400"),
         (change.LinkMtu("veth7", 1500, in_container=False), "ip link set veth7 mtu 1500"),
         (change.NoQueue("eth0"), "nsenter -t 7 -n tc qdisc del dev eth0 root"),

@@ -280,6 +280,11 @@ _BY_FUNCTION = {
 _UNKNOWN = Cause(means="", look="the source of that function")
 
 
+def always_usual(reason: str | None) -> bool:
+    """Whether a reason is usual whatever the function is, so that nobody need look it up."""
+    return reason in _USUAL_REASONS
+
+
 def cause(reason: str | None, function: str, *, opens: bool = False) -> Cause:
     """What a drop means; ``reason`` is ``None`` on a kernel that tells none. ``opens``: it is the
     first packet of a TCP connection.

@@ -15,17 +15,16 @@ from whybox.kernel.symbols import KernelSymbols
 class Sites:
     """Knows a container's surroundings; the kernel's symbols are read when the first is asked."""
 
-    def __init__(self, host: Host, around: Around, owners: Owners) -> None:
-        self._host, self._around, self._owners = host, around, owners
+    def __init__(
+        self, host: Host, around: Around, owners: Owners, symbols: KernelSymbols | None = None
+    ) -> None:
+        self._around, self._owners = around, owners
+        self._symbols = KernelSymbols(host) if symbols is None else symbols
 
     @cached_property
     def reasons(self) -> dict[int, str]:
         """The names of the kernel's reasons; empty where it gives none."""
         return dropreasons.read()
-
-    @cached_property
-    def _symbols(self) -> KernelSymbols:
-        return KernelSymbols(self._host)
 
     def drops(self, sums: Iterable[sensor.Sum]) -> Iterator[tuple[Merged, sensor.Sum]]:
         """Those that are the container's."""

@@ -8,16 +8,19 @@ from msgspec import structs
 from whybox.kernel.bpf.objects import Object, Refused, loaded
 from whybox.kernel.bpf.scope import NETNS, Mark, Scope
 from whybox.kernel.conntrackdrops import Tables
+from whybox.kernel.dropcauses import always_usual
+from whybox.kernel.dropreasons import name
 from whybox.kernel.drops import Drop as Told
 from whybox.kernel.drops import Flow, merged
 from whybox.kernel.dropsites import Sites
-from whybox.kernel.hops import Around, Owners
+from whybox.kernel.hops import Around
 from whybox.kernel.host import Host, printable
 from whybox.kernel.pathloss import Drop, Watched
 from whybox.kernel.sensors import packets as sensor
+from whybox.kernel.symbols import KernelSymbols
 from whybox.kernel.target import Target
 
-__all__ = ["Refused", "attached", "seen"]
+__all__ = ["KernelSymbols", "Refused", "Sites", "attached", "seen"]
 
 #: What is sent again and reset is not asked here.
 _SPEC = structs.replace(sensor.SPEC, optional=())
@@ -38,14 +41,17 @@ def attached(host: Host, target: Target, around: Around) -> Iterator[Object]:
         yield object
 
 
-def seen(host: Host, object: Object, around: Around, owners: Owners, tables: Tables) -> Watched:
+def seen(object: Object, sites: Sites, tables: Tables) -> Watched:
     """What was dropped so far, the most frequent first."""
-    owners.connect(around.nets)
-    sites = Sites(host, around, owners)
-    faults, usual = merged(sites.drops(sensor.sums(object)), {})
+    sums = list(sensor.sums(object))
+    # Most of what a healthy machine drops is told by the reason: symbols take long to read.
+    loud = [one for one in sums if not always_usual(name(sites.reasons, one.place.reason))]
+    faults, usual = merged(sites.drops(loud), {})
     worst = sorted(tables.judged(faults), key=lambda one: -one.packets)[:MOST_DROPS]
+    quiet = sum(one.packets for one in sums) - sum(one.packets for one in loud)
     return Watched(
-        drops=tuple(_drop(one) for one in worst), usual=sum(one.packets for one in usual)
+        drops=tuple(_drop(one) for one in worst),
+        usual=sum(one.packets for one in usual) + quiet,
     )
 
 

@@ -86,12 +86,16 @@ def devices(text: str) -> dict[str, int]:
 
 
 def softnet(text: str) -> dict[str, int]:
-    """Packets that found the queue of a CPU full, of all CPUs, in hexadecimal.
+    """Packets that CPUs took from their queues, and that found one full, in hexadecimal.
 
     >>> softnet("0000abcd 00000002 00000001 0\\n00000001 00000010 00000000 0\\n")
-    {'softnet dropped': 18}
+    {'softnet taken': 43982, 'softnet dropped': 18}
     """
-    return {"softnet dropped": sum(int(line.split()[1], 16) for line in text.splitlines())}
+    rows = [[int(word, 16) for word in line.split()[:2]] for line in text.splitlines()]
+    return {
+        "softnet taken": sum(row[0] for row in rows),
+        "softnet dropped": sum(row[1] for row in rows),
+    }
 
 
 def grown(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[Counter, ...]:

@@ -7,7 +7,7 @@ Two looks tell what was lost between them. Counters do not tell why; that is for
 import itertools
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -38,13 +38,15 @@ MOST_WATCHED = 8
 _watching: list[int] = []
 _numbers = itertools.count()
 
-#: Counters of its namespace that tell of a packet that was lost, or had to be sent again.
-SYMPTOMS = (
-    "Tcp.RetransSegs", "TcpExt.TCPTimeouts", "TcpExt.TCPBacklogDrop", "TcpExt.TCPRcvQDrop",
-    "Udp.RcvbufErrors", "Udp.SndbufErrors", "Udp.MemErrors", "Udp.InErrors", "Udp6.UdpRcvbufErrors",
-    "Ip.InDiscards", "Ip.OutDiscards", "Ip.FragFails", "Ip.ReasmFails", "Ip.InHdrErrors",
-    "TcpExt.IPReversePathFilter",
+#: Counters of its namespace that tell of a packet that was lost.
+LOSSES = (
+    "TcpExt.TCPBacklogDrop", "TcpExt.TCPRcvQDrop", "Udp.RcvbufErrors", "Udp.SndbufErrors",
+    "Udp.MemErrors", "Udp.InErrors", "Udp6.UdpRcvbufErrors", "Ip.InDiscards", "Ip.OutDiscards",
+    "Ip.FragFails", "Ip.ReasmFails", "Ip.InHdrErrors", "TcpExt.IPReversePathFilter",
 )  # fmt: skip
+#: What is sent again, and what the backlogs of the machine dropped, is there on every machine: it
+#: tells of trouble where it is more than one of a thousand, or of ten thousand.
+AGAIN_SHARE, BACKLOG_SHARE = 0.001, 0.0001
 
 
 class Queue(Struct, frozen=True, kw_only=True):
@@ -178,7 +180,13 @@ class Way:
         number = next(_numbers)
         _watching.append(number)
         stack.callback(_watching.remove, number)
-        return lambda: dropwatch.seen(host, object, around, owners, self._tables)
+        # Every container of a run asks the same symbols, and they are read by the first who has to.
+        symbols = stack.enter_context(
+            host.sensor("kernel symbols", lambda: nullcontext(dropwatch.KernelSymbols(host)))
+        )
+        owners.connect(around.nets)
+        sites = dropwatch.Sites(host, around, owners, symbols)
+        return lambda: dropwatch.seen(object, sites, self._tables)
 
 
 def _hop(stage: str, namespace: str, net: int, link: Link, queue: Queue | None) -> Hop:
@@ -229,9 +237,18 @@ def queue(payload: bytes) -> Queue | None:
 
 def ever_lost(look: Look) -> bool:
     """Whether a counter of the way ever moved that tells of a loss."""
-    if any(look.counters.get(name, 0) for name in (*SYMPTOMS, "softnet dropped")):
+
+    def said(name: str) -> int:
+        return look.counters.get(name, 0)
+
+    if any(said(name) for name in LOSSES):
+        return True
+    if said("Tcp.RetransSegs") > AGAIN_SHARE * said("Tcp.OutSegs"):
+        return True
+    if said("softnet dropped") > BACKLOG_SHARE * said("softnet taken"):
         return True
     return any(
         hop.receive_dropped or hop.send_dropped or hop.errors or (hop.queue and hop.queue.drops)
         for hop in look.hops
+        if hop.stage in ("container", "wire")
     )
