@@ -25,6 +25,7 @@ SEEN = Observation(
     unseen=None,
     questions=(),
     heard=(),
+    opened=(),
     held=(),
     lost=0,
     unsent=0,
@@ -96,10 +97,29 @@ def test_a_young_question_tells_nothing(age_ns: int, verdict: Verdict) -> None:
 
 def test_a_socket_that_waited_all_the_time() -> None:
     young = question(asked_ns=5 * SECOND - 400_000_000)
-    finding = judge(seen(young, held=(FIRST,)))
+    finding = judge(seen(young, opened=(FIRST,)))
     assert (finding.verdict, finding.certainty) == (Verdict.FOUND, Certainty.LIKELY)
-    assert judge(seen(held=(FIRST,))).verdict is Verdict.UNKNOWN
-    assert judge(seen(young, held=(FIRST,), heard=(FIRST,))).verdict is Verdict.UNKNOWN
+    assert judge(seen(opened=(FIRST,))).verdict is Verdict.UNKNOWN
+    assert judge(seen(young, opened=(FIRST,), heard=(FIRST,))).verdict is Verdict.UNKNOWN
+    newest = question(asked_ns=5 * SECOND - 40_000_000)
+    assert judge(seen(newest, opened=(FIRST,))).verdict is Verdict.UNKNOWN
+
+
+def test_a_socket_that_is_closed_while_others_are_asked_tells_nothing() -> None:
+    young = question(asked_ns=5 * SECOND - 400_000_000)
+    other = question(answer(SECOND_SERVER), name="y.test", servers=(SECOND_SERVER,))
+    config = ResolvConf(nameservers=(SECOND_SERVER, FIRST), search=())
+    both = seen(young, other, opened=(FIRST,), config=config)
+    assert judge(both).verdict is Verdict.CLEAR
+    assert judge(structs.replace(both, held=(FIRST,))).verdict is Verdict.FOUND
+
+
+def test_the_second_server_is_asked_since_the_first_was_waited_for() -> None:
+    after = question(answer(SECOND_SERVER), servers=(SECOND_SERVER,), asked_ns=4 * SECOND)
+    finding = judge(seen(after, opened=(FIRST,)))
+    assert (finding.verdict, finding.certainty) == (Verdict.FOUND, Certainty.LIKELY)
+    assert finding.cures[0].change == Nameservers((SECOND_SERVER,), (FIRST,))
+    assert judge(seen(after)).verdict is Verdict.CLEAR
 
 
 def test_one_lost_among_many_is_ordinary() -> None:
@@ -111,6 +131,9 @@ def test_one_lost_among_many_is_ordinary() -> None:
 def test_the_same_name_asked_elsewhere_with_another_number() -> None:
     fast = question(answer(SECOND_SERVER), servers=(SECOND_SERVER,), asked_ns=1000)
     assert judge(seen(question(), fast)).verdict is Verdict.CLEAR
+    # The lookup before it was answered just now.
+    past = structs.replace(fast, asked_ns=SECOND)
+    assert judge(seen(question(asked_ns=SECOND + 200_000_000), past)).verdict is Verdict.FOUND
     slow = structs.replace(fast, asked_ns=2 * SECOND)
     assert judge(seen(question(), slow)).verdict is Verdict.FOUND
 

@@ -101,6 +101,7 @@ class Asking:
             unseen=self.unseen,
             questions=questions(caught, self.started_ns),
             heard=tuple(sorted(heard)),
+            opened=tuple(sorted({server for server, _ in self._sockets})),
             held=tuple(sorted({server for server, _ in self._sockets & self._connected()})),
             lost=lost,
             unsent=self._count_unsent() - self._unsent,

@@ -20,7 +20,7 @@ SHARE = 0.05
 #: A resolver sends what follows at once.
 _PAUSE_NS = 100_000_000
 #: An answer that is not there after this is at least not at hand.
-_MOMENT_NS = 300_000_000
+_MOMENT_NS = 50_000_000
 _ADDRESSES = (1, 28)
 
 
@@ -39,8 +39,10 @@ class Observation(Struct, frozen=True, kw_only=True):
     questions: tuple[Question, ...]
     heard: tuple[str, ...]
     """Servers that answered anything."""
+    opened: tuple[str, ...]
+    """Servers that a socket was connected to when the window began."""
     held: tuple[str, ...]
-    """Servers that one and the same socket was connected to at both ends of the window."""
+    """Those of them that the same socket was connected to when it ended."""
     lost: int
     """Packets that did not fit."""
     unsent: int
@@ -86,22 +88,32 @@ class Lookups:
 
     @property
     def held(self) -> tuple[str, ...]:
-        """Servers that a socket waited for all the time, and that said nothing.
+        """Servers that a socket waited for, or was idle for, and that said nothing.
 
         A resolver asks again only after seconds: its question may be older than the window.
         """
         told = {refusal.server for q in self._seen.questions for refusal in q.refusals}
-        if self._seen.window_ns < LEAST_NS:
-            return ()
         beside = {*told, *self._seen.heard, *self.forwarders}
-        return tuple(server for server in self._seen.held if server not in beside)
+        quiet = all(question.asked_ns >= LEAST_NS for question in self._seen.questions)
+        waited = self._seen.opened if quiet else self._seen.held
+        enough = self._seen.window_ns >= LEAST_NS
+        return tuple(server for server in waited if enough and server not in beside)
 
     @property
     def held_and_asked(self) -> tuple[str, ...]:
-        """Those of which it is seen that something is wanted of them: the others may be idle."""
-        old = (q for q in self._seen.questions if self._age_ns(q) >= _MOMENT_NS)
+        """Those of which it is seen that something was wanted of them: the others may be idle."""
+        old = [q for q in self._seen.questions if self._age_ns(q) >= _MOMENT_NS]
         asked = {server for q in old for server in q.servers}
-        return tuple(server for server in self.held if server in asked)
+        passed = {server for q in old for server in self._passed_over(q)}
+        return tuple(server for server in self.held if server in asked | passed)
+
+    def _passed_over(self, question: Question) -> Iterator[str]:
+        """Servers before the one that was asked, who must have been asked before the window."""
+        configured = () if self._seen.config is None else self._seen.config.nameservers
+        for server in configured:
+            if server in question.servers:
+                return
+            yield server
 
     @property
     def refusing(self) -> bool:
@@ -130,7 +142,7 @@ class Lookups:
             other is not question
             and (other.name, other.qtype) == (question.name, question.qtype)
             and abs(other.asked_ns - question.asked_ns) < LEAST_NS
-            and other.asked_ns + settled - question.asked_ns < LEAST_NS
+            and 0 <= other.asked_ns + settled - question.asked_ns < LEAST_NS
             for other in self._seen.questions
             if (settled := settled_ns(other)) is not None
         )

@@ -144,8 +144,8 @@ def held(seen: Observation, lookups: Lookups) -> Finding:
     """A socket has waited since before the window, and the question was repeated just now."""
     servers = _and(lookups.held_and_asked)
     return _found(
-        f"Its nameserver {servers} does not answer: a socket has waited for it longer than the "
-        f"{_seconds(seen.window_ns)} of this window, and nothing came.",
+        f"Its nameserver {servers} does not answer: a socket has waited for it since before this "
+        f"window of {_seconds(seen.window_ns)}, and nothing came.",
         seen,
         lookups,
         seen.questions,
@@ -303,14 +303,14 @@ def nameless(seen: Observation, lookups: Lookups, names: tuple[str, ...]) -> Fin
     questions = tuple(q for q in lookups.old if any(q.name.startswith(name) for name in names))
     servers = _and(dict.fromkeys(a.server for q in questions for a in q.answers))
     forms = len({q.name for q in questions})
+    to = "each" if len(names) > 1 else f"each of its {forms} forms" if forms > 1 else "it"
     cure = Cure(
         advice="Look at the name: a container's name is known only on a network that somebody "
         "made (docker network create), a service's only with its namespace.",
         safety=Safety.INSPECT,
     )
     return _found(
-        f"There is no name {_names(names)}: {servers} answers NXDOMAIN to "
-        f"{'each of its ' + str(forms) + ' forms' if forms > 1 else 'it'}.",
+        f"There is no name {_names(names)}: {servers} answers NXDOMAIN to {to}.",
         seen,
         lookups,
         questions,
