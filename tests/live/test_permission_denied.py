@@ -144,7 +144,7 @@ def tried(do: Callable[[], object]) -> None:
         (lambda: tried(lambda: os.listdir("/root")), "it looked around and went on"),
         (lambda: tried(lambda: os.stat("/root/x")), "it only asked"),
         (lambda: os.setpriority(os.PRIO_PROCESS, 0, -5), "it is as well off without"),
-        (lambda: os.open("/root/.config/rc", os.O_RDONLY), "it went on without"),
+        (lambda: os.open("/root/.config/rc", os.O_RDONLY), "it looks there for settings"),
         (lambda: os.mkdir("/usr/__pycache__"), "it keeps there what it can do without"),
     ],
     ids=["list", "stat", "setpriority", "settings", "cache"],

@@ -9,9 +9,9 @@ from whybox.cases.security.permission_denied.probe import judge
 from whybox.change import AllowSystemCalls, FileAccess, GrantCapabilities, Sysctl, Volume
 from whybox.kernel import capability, harm
 from whybox.kernel.access import R, Step, W, Way, Who, X, permitted
-from whybox.kernel.denials import Denied, Where, Window, ids_of
+from whybox.kernel.denials import Denied, Where, Window
 from whybox.kernel.gate import gate
-from whybox.kernel.intent import intent
+from whybox.kernel.intent import ids_of, intent
 from whybox.model import Certainty, Severity, Verdict
 
 DIRECTORY, REGULAR, DEVICE = 0o040000, 0o100000, 0o020000
@@ -207,6 +207,20 @@ def test_a_read_is_trouble_when_it_is_tried_again_or_fatal() -> None:
     assert harm.harmless(structs.replace(one, failed=1, calls_to_end=300, status=1)) is None
     private = structs.replace(one, times=2, path="/root/.config/rc")
     assert harm.harmless(private) is not None
+
+
+def test_settings_in_roots_home_are_done_without_unless_it_ends_for_them() -> None:
+    one = denied("mkdir", path="/root/.config", intent=intent("mkdir", (0,), ""), times=6)
+    assert harm.harmless(one) is not None
+    assert harm.harmless(structs.replace(one, failed=1, calls_to_end=9, status=1)) is None
+    assert harm.harmless(structs.replace(one, uid=0)) is None
+
+
+def test_the_last_refusal_before_the_end_is_the_one_that_decides() -> None:
+    ends = {"failed": 1, "calls_to_end": 9, "status": 32}
+    first = denied("setuid", "EPERM", path=None, said="", capabilities=1 << 7, times=3, **ends)
+    last = denied("mount", "EPERM", path="/mnt", capabilities=1 << 21, last=True, **ends)
+    assert "was refused mount of /mnt" in judge(Window(seen=(first, last))).summary
 
 
 def test_what_cannot_be_done_comes_before_what_cannot_be_read() -> None:

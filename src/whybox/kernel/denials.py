@@ -8,17 +8,17 @@ import errno as errnos
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from whybox.kernel import capability, uidmap
 from whybox.kernel.access import Way, Who, mount_of, walk
 from whybox.kernel.devicerules import allows
 from whybox.kernel.host import Host, ParseError, printable
-from whybox.kernel.intent import Intent, intent
+from whybox.kernel.intent import Intent, ids_of, intent
 from whybox.kernel.mountinfo import Mount, mounts
 from whybox.kernel.namespace import INITIAL
 from whybox.kernel.symbols import KernelSymbols
@@ -101,6 +101,8 @@ class Denied(Struct, frozen=True, kw_only=True):
     """How often its process then ended with a failure, and how far from the refusal."""
     calls_to_end: int | None = None
     status: int | None = None
+    last: bool = False
+    """Whether it was the last thing that its process was refused before that."""
 
 
 class Window(Struct, frozen=True, kw_only=True):
@@ -174,6 +176,7 @@ class _Reader:
 
         good = {one.seq for one in events if one.kind is Kind.MADE_GOOD}
         ends = {one.pid: one for one in events if one.kind is Kind.ENDED}
+        last = {one.pid: one.seq for one in sorted(events, key=lambda one: one.at_ns) if one.call}
         groups: dict[tuple[object, ...], list[Event]] = {}
         for one in events:
             if one.kind in (Kind.MADE_GOOD, Kind.ENDED):
@@ -181,7 +184,8 @@ class _Reader:
             groups.setdefault(_alike(one), []).append(one)
         for alike in groups.values():
             if (denied := self._denied(alike, good, ends)) is not None:
-                yield denied
+                decides = any(last[one.pid] == one.seq for one in alike)
+                yield structs.replace(denied, last=decides and denied.failed > 0)
 
     def _denied(
         self, alike: Sequence["Event"], good: set[int], ends: dict[int, "Event"]
@@ -190,6 +194,8 @@ class _Reader:
         wanted, site = self._wanted(first)
         if first.kind.name == "ANSWERED" and site is None:
             return None
+        if first.kind.name == "SECCOMP" and len(alike) == 1 and self._attached.object.missed():
+            return None  # it may have entered while no program was run
         if first.error == errnos.EINVAL and self._mapped(first):
             return None
         what = intent(first.call, first.arguments, first.path)
@@ -267,7 +273,10 @@ class _Reader:
         # Of two paths it is the new one that is made; both are asked the same of.
         given = one.path2 if one.call in ("link", "linkat") else one.path
         if given:
-            return self._absolute(given, one), printable(given)
+            path = self._absolute(given, one)
+            # Where it begins is known by its last name alone.
+            begins = f"…/{one.cwd.name}/" if path is None and one.cwd is not None else ""
+            return path, printable(begins + given)
         if one.file is None:
             return None, ""
         return self._opened(one, one.file), printable(one.file.name)
@@ -380,17 +389,3 @@ def _socket_path(address: bytes) -> str | None:
         return None
     raw = address[2:]
     return None if raw[0] == 0 else os.fsdecode(raw.split(b"\0", 1)[0])
-
-
-def ids_of(call: str, arguments: Sequence[int]) -> tuple[int, ...]:
-    """The ids that a call names, but for "leave it as it is".
-
-    >>> ids_of("chown", (0, 1000, 0xFFFFFFFF)), ids_of("setgroups", (1, 0))
-    ((1000,), ())
-    """
-    first = {"chown": 1, "lchown": 1, "fchown": 1, "fchownat": 2}.get(call, 0)
-    count = 3 if call.startswith("setres") else 2 if call.startswith("setre") or first else 1
-    if call == "setgroups":
-        return ()
-    found: Iterable[int] = (one & 0xFFFFFFFF for one in arguments[first : first + count])
-    return tuple(one for one in found if one != 0xFFFFFFFF)

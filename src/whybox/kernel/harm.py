@@ -25,6 +25,8 @@ _WISHED_FILES = frozenset(("oom_score_adj", "oom_adj", "loginuid", "timerslack_n
 #: Kept to be faster the next time, or to see what others do: every program does without.
 _CACHES = ("/__pycache__/", "/.cache/", "/fontconfig/", "/nscd/")
 _LOCKS = ("/.git/index.lock",)
+#: Where programs keep settings of a user, and what they were told before.
+_HOMES = ("/.config/", "/.local/", "/root/.")
 
 
 def harmless(one: Denied) -> str | None:
@@ -36,6 +38,8 @@ def harmless(one: Denied) -> str | None:
     path = one.path or one.said
     if any(part in f"{path}/" for part in _CACHES) or path.endswith((".pyc", *_LOCKS)):
         return None if ended(one, AT_ONCE) else "it keeps there what it can do without"
+    if any(part in f"{path}/" for part in _HOMES) and one.uid != 0:
+        return None if ended(one, SOON) else "it looks there for settings, and goes on without"
     if _asks(one):
         return None if ended(one, AT_ONCE) else "it only asked"
     if one.call in _WISHES or path.rsplit("/", 1)[-1] in _WISHED_FILES:
@@ -49,9 +53,7 @@ def _reads(one: Denied, path: str) -> str | None:
         return None if ended(one, AT_ONCE) else "it looked around and went on"
     if what not in ("read", "enter") or ended(one, SOON):
         return None
-    if one.times - one.made_good < 2 or _is_private(path, one.uid):
-        return "it went on without"
-    return None
+    return "it went on without" if one.times < 2 or _is_private(path, one.uid) else None
 
 
 def _asks(one: Denied) -> bool:
@@ -63,9 +65,8 @@ def _asks(one: Denied) -> bool:
 
 def _is_private(path: str, uid: int) -> bool:
     """Settings that may be there, and need not: a name with a dot, or root's home."""
-    return any(part.startswith(".") for part in path.split("/")) or (
-        uid != 0 and path.startswith("/root/")
-    )
+    hidden = any(part.startswith(".") for part in path.split("/"))
+    return hidden or (uid != 0 and path.startswith("/root/"))
 
 
 def ended(one: Denied, within: int) -> bool:
@@ -73,7 +74,13 @@ def ended(one: Denied, within: int) -> bool:
     return one.failed > 0 and one.calls_to_end is not None and one.calls_to_end <= within
 
 
-def is_main(one: Denied) -> tuple[bool, bool, bool, int]:
+def is_main(one: Denied) -> tuple[bool, bool, bool, bool, int]:
     """The order of troubles: what cannot be done before what cannot be read, the fatal first."""
     mild = one.call in _WISHES or _asks(one)
-    return (mild, one.intent.what in ("read", "list"), not ended(one, SOON), -one.times)
+    return (
+        mild,
+        one.intent.what in ("read", "list"),
+        not ended(one, SOON),
+        not one.last,
+        -one.times,
+    )

@@ -7,7 +7,7 @@ True
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct, structs
 
@@ -99,3 +99,17 @@ def _opened(call: str, arguments: Sequence[int]) -> Intent:
         )
     listing = bool(flags & os.O_DIRECTORY)
     return Intent(what="list" if listing else "read", of_file=wanted)
+
+
+def ids_of(call: str, arguments: Sequence[int]) -> tuple[int, ...]:
+    """The ids that a call names, but for "leave it as it is".
+
+    >>> ids_of("chown", (0, 1000, 0xFFFFFFFF)), ids_of("setgroups", (1, 0))
+    ((1000,), ())
+    """
+    first = {"chown": 1, "lchown": 1, "fchown": 1, "fchownat": 2}.get(call, 0)
+    count = 3 if call.startswith("setres") else 2 if call.startswith("setre") or first else 1
+    if call == "setgroups":
+        return ()
+    found: Iterable[int] = (one & 0xFFFFFFFF for one in arguments[first : first + count])
+    return tuple(one for one in found if one != 0xFFFFFFFF)
