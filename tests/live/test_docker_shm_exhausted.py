@@ -53,7 +53,7 @@ def test_no_more_segments_and_the_printed_command(
     engine: Engine, image: str, diagnose: Diagnose
 ) -> None:
     options = ("--sysctl", "kernel.shmmni=3")
-    container = engine.run(image, "shmgets", "4096", options=options)
+    container = engine.run(image, "shmgets", "4096", "5", options=options)
     time.sleep(1)
     findings = diagnose(container)
     assert found(findings) == {CASE}

@@ -134,7 +134,7 @@ def test_above_memory_high_it_is_slowed_down_and_twice_as_much_is_advised() -> N
     assert finding.cures[0].change == MemoryHigh(104 * MIB)
 
 
-def test_a_limit_close_above_takes_over_from_memory_high() -> None:
+def test_a_limit_above_takes_over_from_memory_high() -> None:
     finding = judge(stall(over(limit=64 * MIB), waited=0.6))
     assert finding.cures[0].change == MemoryHigh(None)
     assert "its limit of 64 MiB is not reached" in finding.summary

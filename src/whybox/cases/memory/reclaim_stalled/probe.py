@@ -244,18 +244,19 @@ def _wanted(seen: Stall, held: int) -> int:
 
 
 def _cures_of_high(seen: Stall, level: Level) -> tuple[Cure, ...]:
-    held = level.after.current_bytes or level.high_bytes or 0
-    wanted: int | None = _wanted(seen, held)
-    cgroup = None if level is seen.own else level.path
-    advice = (
-        f"Raise memory.high to {mib(wanted)}: how much it wants in the end cannot be seen while "
-        "it is slowed down, so look again."
-    )
-    if level.limit_bytes is not None and (wanted or 0) >= 0.95 * level.limit_bytes:
-        wanted = None
+    wanted = None
+    if level.limit_bytes is not None:
+        # What it wants in the end cannot be seen while it is slowed down.
         advice = (
             f"Take memory.high away: the limit of {mib(level.limit_bytes)} is there all the same."
         )
+    else:
+        wanted = _wanted(seen, level.after.current_bytes or level.high_bytes or 0)
+        advice = (
+            f"Raise memory.high to {mib(wanted)}: how much it wants in the end cannot be seen "
+            "while it is slowed down, so look again."
+        )
+    cgroup = None if level is seen.own else level.path
     return (
         Cure(advice=advice, change=MemoryHigh(wanted, cgroup=cgroup), safety=Safety.LOW_RISK),
         Cure(
