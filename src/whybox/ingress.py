@@ -166,7 +166,7 @@ def _translated(outside: Space, here: Space, port: Port, at: int) -> Iterator[En
     seen: set[Named] = set()
     for hook, who in (("prerouting", "from outside"), ("output", "from the host itself")):
         asked = structs.replace(packet, iif="") if hook == "output" else packet
-        nat = outside.facts.ruleset.passage(hook, asked).nat
+        nat = outside.ruleset.passage(hook, asked).nat
         if nat is None or nat.rule is None or nat.effect.verdict not in DNAT or nat.rule in seen:
             continue
         seen.add(nat.rule)
@@ -235,14 +235,14 @@ def _uses_tracking(outside: Space) -> bool:
 
     With the last such rule the entries stay, but packets pass by them untranslated (measured).
     """
-    rules = (rule.named.text for chain in outside.facts.ruleset.chains for rule in chain.rules)
+    rules = (rule.named.text for chain in outside.ruleset.chains for rule in chain.rules)
     words = {word for text in rules for word in text.replace("-m ", "").split()}
     return not TRACKING.isdisjoint(words)
 
 
 def _orphans(outside: Space, here: Space, port: Port, at: int) -> Iterator[EntryWay]:
     """A rule for this port in a chain to which nothing jumps any more."""
-    ruleset = outside.facts.ruleset
+    ruleset = outside.ruleset
     packet = _first_packet(outside, port, at)
     used = {way for hook in ("prerouting", "output") for way in _asked(outside, hook, packet)}
     for chain in ruleset.chains:
@@ -255,6 +255,6 @@ def _orphans(outside: Space, here: Space, port: Port, at: int) -> Iterator[Entry
 
 
 def _asked(outside: Space, hook: str, packet: Packet) -> Iterator[Named]:
-    nat = outside.facts.ruleset.passage(hook, packet).nat
+    nat = outside.ruleset.passage(hook, packet).nat
     if nat is not None and nat.rule is not None:
         yield nat.rule

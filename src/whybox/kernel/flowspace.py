@@ -33,7 +33,6 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     neighbours: tuple[Neighbour, ...]
     settings: Settings
-    ruleset: Ruleset
     tracked: Table | None
     bridge_calls: bool
     """Whether what a bridge passes on goes through the filters of IPv4 too."""
@@ -55,8 +54,14 @@ class Space:
     @property
     def facts(self) -> Facts:
         """Read when it is first asked for."""
-        key = f"flow facts {self.inode} {self._most}"
-        return self._host.remembered(key, lambda: call_in(self.path, lambda: _facts(self._most)))
+        return self._host.remembered(f"flow facts {self.inode}", lambda: call_in(self.path, _facts))
+
+    @property
+    def ruleset(self) -> Ruleset:
+        """Its packet filters."""
+        most = self._most
+        key = f"flow ruleset {self.inode} {most}"
+        return self._host.remembered(key, lambda: call_in(self.path, lambda: ruleset(most)))
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -135,7 +140,7 @@ class Space:
                 found[f"{link.name} tx_dropped"] = link.statistics.tx_dropped
         if facts.tracked is not None:
             found["conntrack drop"] = facts.tracked.counters.get("drop", 0)
-        for chain in facts.ruleset.chains:
+        for chain in self.ruleset.chains:
             rules = [rule.named for rule in chain.rules]
             rules += [policy_of(chain)] if chain.hook else []
             found |= {meter_of(r): r.packets for r in rules if r.packets is not None}
@@ -148,13 +153,12 @@ def _plain() -> Plain:
         return Plain(links=rtnetlink.links(sock), addresses=rtnetlink.addresses(sock))
 
 
-def _facts(most_rules: int | None) -> Facts:
+def _facts() -> Facts:
     """Runs in the namespace."""
     with netlink.Socket() as sock:
         return Facts(
             neighbours=rtnetlink.neighbours(sock),
             settings=settings(sock),
-            ruleset=ruleset(most_rules),
             tracked=conntrack.table(),
             bridge_calls=_bridge_calls(),
             counters=_counters(),

@@ -130,7 +130,7 @@ class Trail:
         """What the filters of a hook do, and the packet as it leaves them."""
         self._admitted(space, packet)
         here = structs.replace(packet, local=space.local, indexes=space.indexes)
-        passage = space.facts.ruleset.passage(hook, here, bridge=bridge)
+        passage = space.ruleset.passage(hook, here, bridge=bridge)
         if passage.clamps:
             self._clamped.add((space.inode, self._way))
         stopped = passage.stopped
@@ -152,7 +152,7 @@ class Trail:
 
     def _admitted(self, space: Space, packet: Packet) -> None:
         """Say once of a namespace that its filters, or some of them, could not be read."""
-        ruleset = space.facts.ruleset
+        ruleset = space.ruleset
         unread = ruleset.unread or (ruleset.unread_ipv6 if packet.family == "inet6" else None)
         if unread is not None and space.inode not in self._unread:
             self._unread.add(space.inode)

@@ -252,7 +252,7 @@ class Walk(Wires):
 
     def _asked(self, space: Space, hook: str, packet: Packet) -> Outcome | None:
         here = structs.replace(packet, local=space.local, indexes=space.indexes)
-        return space.facts.ruleset.passage(hook, here).stopped
+        return space.ruleset.passage(hook, here).stopped
 
 
 def _answer(packet: Packet) -> Packet:

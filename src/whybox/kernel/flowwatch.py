@@ -89,17 +89,28 @@ def watched(host: Host, target: Target) -> Iterator[Watched | None]:
         watch.close()
 
 
-def shut(host: Host, target: Target, view: View | None, ports: Iterable[Port]) -> tuple[Step, ...]:
-    """Filters that stop everything new that goes out, or all that comes to a published port."""
+def shut(
+    host: Host,
+    target: Target,
+    view: View | None,
+    ports: Iterable[Port],
+    places: Mapping[int, str],
+) -> tuple[Step, ...]:
+    """Filters that stop everything new that goes out, or all that comes to a published port.
+
+    ``places``: namespaces by the numbers that the container's own knows them by.
+    """
     if view is None or host.to is not None:
         return ()  # who is named is walked to, which tells more
     asked = tuple(ports)
-    return tuple(step for out in ways_out(view) for step in _shut(host, place(target), out, asked))
+    here = Space(host, place(target), "the container", most_rules=MOST_RULES)
+    return tuple(step for out in ways_out(view) for step in _shut(host, here, out, asked, places))
 
 
-def _shut(host: Host, path: str, out: WayOut, ports: tuple[Port, ...]) -> Iterator[Step]:
+def _shut(
+    host: Host, here: Space, out: WayOut, ports: tuple[Port, ...], places: Mapping[int, str]
+) -> Iterator[Step]:
     own = next((address.partition("/")[0] for address in out.addresses), None)
-    here = Space(host, path, "the container", most_rules=MOST_RULES)
     first = Packet(family=out.way.family, source=own, iif="", oif=out.link.name)
     yield from _stopped(here, "output", first, "there")
     for port in ports:
@@ -111,7 +122,8 @@ def _shut(host: Host, path: str, out: WayOut, ports: tuple[Port, ...]) -> Iterat
     at = None if far is None else (far.bridge or far.peer)
     if at is None or out.link.link_netnsid is None:
         return
-    there = here.place_of(out.link.link_netnsid)
+    number = out.link.link_netnsid
+    there = places.get(number) or here.place_of(number)
     if there is None:
         return
     name = "its host" if far is None else far.namespace
@@ -133,7 +145,7 @@ def _has_proxy(router: Space, port: Port) -> bool:
 
 def _stopped(space: Space, hook: str, packet: Packet, way: str) -> Iterator[Step]:
     known = structs.replace(packet, local=space.local, indexes=space.indexes)
-    stopped = space.facts.ruleset.passage(hook, known).stopped
+    stopped = space.ruleset.passage(hook, known).stopped
     if stopped is not None and stopped.rule is not None:
         refuses = stopped.effect.verdict == "reject"
         yield Step(

@@ -68,9 +68,10 @@ class Path:
         """Where the namespace at the other end of a wire can be entered."""
         return None if link.link_netnsid is None else self._found(link.link_netnsid)
 
-    def places(self) -> tuple[str, ...]:
-        """Paths to the namespaces at the far ends that were looked into."""
-        return tuple(path for path, _ in self._known.values())
+    @property
+    def places(self) -> dict[int, str]:
+        """Where the namespaces at the other ends of its wires were found, by their numbers."""
+        return {number: path for number, (path, _) in self._known.items()}
 
     def asked(self, view: View) -> Iterator[str]:
         """Make the kernel look for the gateways whose place is in doubt; which they are.

@@ -100,7 +100,7 @@ def _way(host: Host, target: Target) -> tuple[tuple[str, ...], tuple[str, ...], 
     if target.own("net") is False:
         return (), addresses, ()
     unseen = tuple(way.unseen for way in view.ways if way.unseen is not None)
-    return path.places(), addresses, unseen
+    return tuple(path.places.values()), addresses, unseen
 
 
 def _table(host: Host, path: str, when: str) -> Table | None:

@@ -1,7 +1,7 @@
 """The first broken hop of a container's way out, and of the way in to its published ports."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from msgspec import Struct, structs
 
@@ -74,15 +74,18 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
             after=after,
             asked=sought,
             elapsed_ns=host.monotonic_ns() - started,
-            shut=_shut(host, target, after),
+            shut=() if path is None else _shut(host, target, after, path.places),
             flow=None if trial is None else trial.flow(),
         )
 
 
-def _shut(host: Host, target: Target, view: View | None) -> tuple[Step, ...]:
+def _shut(
+    host: Host, target: Target, view: View | None, places: Mapping[int, str]
+) -> tuple[Step, ...]:
     """From inside a container the filters may not be read, as the host's end may not be."""
     try:
-        return shut(host, target, view, (p for p in target.ports if p.protocol == "tcp"))
+        tcp = (port for port in target.ports if port.protocol == "tcp")
+        return shut(host, target, view, tcp, places)
     except (OSError, ParseError):
         return ()
 
