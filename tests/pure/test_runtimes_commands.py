@@ -54,8 +54,8 @@ SAMPLES: dict[type, Change] = {
         change.JoinBridge("veth7", "br0"),
         change.LinkMtu("eth0", 1500),
         change.NoQueue("eth0"),
-        change.FilterRule("nft inet filter", "input", 3, handle=7),
         change.IpForward(),
+        change.FilterRule("nft inet fw", "forward", 2, handle=9),
         change.ListenOn("0.0.0.0", 80),
         change.InNetwork("keep each connection on one way"),
         change.InProgram("wait for its children"),
@@ -213,6 +213,26 @@ def test_every_runtime_says_every_change_in_lines_that_a_shell_can_read(
         (change.LinkMtu("veth7", 1500, in_container=False), "ip link set veth7 mtu 1500"),
         (change.NoQueue("eth0"), "nsenter -t 7 -n tc qdisc del dev eth0 root"),
         (change.NoQueue("veth7", in_container=False), "tc qdisc del dev veth7 root"),
+        (
+            change.FilterRule("nft inet fw", "forward", 2, handle=9),
+            "nft delete rule inet fw forward handle 9",
+        ),
+        (
+            change.FilterRule("nft inet fw", "forward", 0),
+            "nft chain inet fw forward '{ policy accept; }'",
+        ),
+        (
+            change.FilterRule("nft ip filter", "FORWARD", 2, handle=9),
+            "iptables -t filter -D FORWARD 2",
+        ),
+        (
+            change.FilterRule("nft ip6 filter", "OUTPUT", 2, handle=9, in_container=True),
+            "nsenter -t 7 -n ip6tables -t filter -D OUTPUT 2",
+        ),
+        (
+            change.FilterRule("iptables filter", "FORWARD", 0),
+            "iptables-legacy -t filter -P FORWARD ACCEPT",
+        ),
         (
             change.Sysctl("kernel.shmmni", "8192"),
             "nsenter -t 7 -i sysctl -w kernel.shmmni=8192",
