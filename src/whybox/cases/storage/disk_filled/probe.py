@@ -118,7 +118,7 @@ def _share(disk: FileSystem) -> float:
 
 _MEANINGS = {
     What.ELSEWHERE: "a limit on watches, namespaces, mounts or keys",
-    What.NAME: "a limit of a file system that is no disk, such as cgroup.max.descendants",
+    What.NAME: "a limit of another file system (cgroup.max.descendants), or one that is over",
     What.TMPFS: "a tmpfs, which is memory",
     What.SEGMENT: "a limit of its IPC namespace",
     What.SEMAPHORES: "a limit of its IPC namespace",
