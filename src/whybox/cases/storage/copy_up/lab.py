@@ -105,8 +105,11 @@ def rewrite(path: str) -> None:
         file.write(bytes(BYTES))
 
 
-def read(path: str) -> None:
-    """Reads all of it from the lower layer, and asks for its attributes."""
+def read_or_remove(path: str) -> None:
+    """Reads all of it from the lower layer, or covers it by a whiteout, by turns."""
+    if int(path[-1]) % 2:
+        os.unlink(path)
+        return
     os.stat(path)
     with open(path, "rb") as file:
         while file.read(1 << 20):
@@ -129,8 +132,9 @@ def sync_own() -> None:
             os.fsync(file.fileno())
 
 
-def many_of_its_own() -> None:
-    """Hundreds of small files of its own, and a new mode for each."""
+def make_own() -> None:
+    """A large file of its own, and hundreds of small ones with a new mode for each."""
+    write_own()
     for number in range(SMALL_FILES):
         path = f"/tmp/{number}"
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
@@ -194,7 +198,7 @@ def _with(act: Callable[[Box], None], *options: str) -> Callable[[Box], None]:
 def _under_reclaim(box: Box) -> None:
     """It writes more than it may hold in memory: every write is slow, not only the first."""
     box.memory(limit_bytes=24 << 20)
-    box.start(again_and_again(write_own))
+    box.start(again_and_again(make_own))
 
 
 def _few(box: Box) -> None:
@@ -224,20 +228,17 @@ LAB = Lab(
     healthy=_own(sync_own),
     reproduce=_changing(append),
     look_alikes={
-        "a large new file, which the program writes itself": _own(write_own),
+        "new files, which the program writes itself and waits for memory": _under_reclaim,
         "the second change to files that were copied before": _second,
         "the first change to files on a volume": _on_a_volume,
-        "files of the image are only read": _changing(read),
-        "files of the image are removed: a whiteout copies nothing": _changing(os.unlink),
+        "files of the image are read, or removed by a whiteout": _changing(read_or_remove),
         "files of the image are truncated and written anew": _changing(rewrite),
         "small files of the image grow large": _changing(grow, size=SMALL_BYTES),
         "a new mode for a few small files": _few,
-        "hundreds of small files of its own": _own(many_of_its_own),
         "a new mode where contents are not copied": _with(
             _changing(close_to_others), "metacopy=on"
         ),
         "hundreds of small files, and nothing is synced": _with(_storm, "volatile"),
-        "every write waits for memory": _under_reclaim,
     },
     variants={
         "opened for writing, and nothing written": _changing(open_only),
