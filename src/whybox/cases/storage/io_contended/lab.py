@@ -14,7 +14,7 @@ from whybox.lab.process import Program
 from whybox.model import Finding
 
 MIB = 1 << 20
-WRITERS = 12
+WRITERS = 20
 DEPTH = 4
 SMALL = 4096
 PAUSE = 0.002
@@ -32,10 +32,10 @@ def flooding(directory: str, writers: int = WRITERS) -> Program:
 
     def flooding() -> None:
         for nth in range(1, writers):
-            program = files.stream(f"{directory}/n{nth}", MIB, most=4)
+            program = files.stream(f"{directory}/n{nth}", MIB, most=2)
             threading.Thread(target=program, daemon=True).start()
         workload.end_on_term()
-        files.stream(f"{directory}/n0", MIB, most=4)()
+        files.stream(f"{directory}/n0", MIB, most=2)()
 
     return flooding
 
