@@ -207,7 +207,7 @@ def test_every_runtime_says_every_change_in_lines_that_a_shell_can_read(
         (change.IpForward(), "sysctl -w net.ipv4.ip_forward=1"),
         (
             change.Sysctl("net.core.somaxconn", "1024", at_start=True),
-            "docker run --sysctl net.core.somaxconn=1024 … --name web-1 IMAGE",
+            "docker run --sysctl net.core.somaxconn=1024 … --name web nginx:1",
         ),
         (change.LinkMtu("eth0", 1400), "nsenter -t 7 -n ip link set eth0 mtu 1400"),
         (change.LinkMtu("veth7", 1500, in_container=False), "ip link set veth7 mtu 1500"),
