@@ -41,15 +41,20 @@ Manner = Callable[[bytes], Iterable[bytes]]
 
 
 class Held:
-    """Every ``nth`` packet waits until ``behind`` others have overtaken it, or none comes."""
+    """Every ``nth`` packet waits until ``behind`` others have overtaken it, or none comes.
 
-    def __init__(self, nth: int, behind: int) -> None:
-        self._nth, self._behind = nth, behind
+    Of all, every ``lost``-th is lost besides.
+    """
+
+    def __init__(self, nth: int, behind: int, *, lost: int | None = None) -> None:
+        self._nth, self._behind, self._lost = nth, behind, lost
         self._count = self._left = 0
         self._packet: bytes | None = None
 
     def __call__(self, packet: bytes) -> Iterable[bytes]:
         self._count += 1
+        if self._lost is not None and not self._count % self._lost:
+            return ()
         if self._packet is not None:
             self._left -= 1
             return (packet,) if self._left else (packet, *self.rest())
