@@ -115,6 +115,24 @@ def test_what_is_used_is_counted_exactly() -> None:
     assert trace.dropped == 0
 
 
+def two_thousand() -> list[str]:
+    """Two places by turns, so often that most are known again without unwinding the stack."""
+    Path("/tmp/mine").touch()
+    for nth in range(1000):
+        give_away(1000 + nth % 2)
+        result(hostname)
+    return []
+
+
+def test_places_that_are_known_again_are_told_and_counted_as_those_that_are_unwound() -> None:
+    trace, _ = ran(two_thousand, DEFAULT)
+    assert used(trace) == {"CHOWN": 1000}
+    names = refused(trace)["SYS_ADMIN"]
+    assert names.count == 1000
+    assert [(place.syscall, place.count) for place in names.places] == [("sethostname", 1000)]
+    assert "sethostname" in (names.places[0].site or "")
+
+
 def test_each_is_told_with_the_call_and_the_place_in_the_kernel() -> None:
     trace, _ = ran(a_bit_of_everything, DEFAULT)
     places = {use.capability: use.places[0] for use in trace.answer.used}

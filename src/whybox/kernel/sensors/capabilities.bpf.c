@@ -82,15 +82,12 @@ INLINE u32 engine(void)
 	return (start & 0xffffffffff) == 0x6e757263 /* "crun" */ ? ENGINE : 0;
 }
 
-INLINE struct check begun(void *context, u32 slot, const struct cred *cred, u64 target, u32 cap)
+INLINE struct check begun(u32 slot, const struct cred *cred, u64 target, u32 cap, u64 top)
 {
 	struct task_struct___checked *self = checked_task();
 	struct check key = { .cap = cap, .flags = engine() | slot << SLOT_SHIFT };
 
-	u64 top = stack_top(self);
-
 	key.index = call_at(top);
-	key.stack = stack_of(context, top, key.index, cap);
 	if (cred == READ(self, real_cred))
 		key.flags |= OWN;
 	if (effective(cred) >> (cap & 63) & 1)
@@ -149,10 +146,13 @@ int on_check(u64 *context)
 {
 	u32 tid = bpf_get_current_pid_tgid(), slot = slot_of_current(tid);
 	struct check key;
+	u64 top;
 
 	if (!slot)
 		return 0;
-	key = begun(context, slot, (struct cred *)context[0], context[1], context[3]);
+	top = stack_top(checked_task());
+	key = begun(slot, (struct cred *)context[0], context[1], context[3], top);
+	key.stack = stack_of(context, top, key.index, key.cap);
 	done(tid, &key, (s32)context[4]);
 	return 0;
 }
@@ -168,8 +168,9 @@ int on_check_begin(void *context)
 	if (!slot)
 		return 0;
 	options = ARGUMENT(context, cx, 3);
-	key = begun(context, slot, (struct cred *)ARGUMENT(context, di, 0),
-		    ARGUMENT(context, si, 1), ARGUMENT(context, dx, 2));
+	key = begun(slot, (struct cred *)ARGUMENT(context, di, 0), ARGUMENT(context, si, 1),
+		    ARGUMENT(context, dx, 2), stack_top(checked_task()));
+	key.stack = kept_stack(context);
 	if (options & CAP_OPT_NOAUDIT)
 		key.flags |= NOAUDIT;
 	bpf_map_update_elem(&going_on, &tid, &key, 0);

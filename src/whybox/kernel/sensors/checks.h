@@ -239,4 +239,15 @@ struct {
 	STACKS_OF(DEEP, 8192);
 } stacks SEC(".maps");
 
+/* The number of a stack, -1: it could not be kept. Where another one has its place in the map, it is
+ * put where it belongs without its first frame, which is the program itself. */
+INLINE s32 kept_stack(void *context)
+{
+	s32 number = bpf_get_stackid(context, &stacks, FAST_COMPARE);
+
+	if (number < 0)
+		number = bpf_get_stackid(context, &stacks, FAST_COMPARE | 1);
+	return number < 0 ? -1 : number;
+}
+
 #endif
