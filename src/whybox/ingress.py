@@ -244,9 +244,11 @@ def _orphans(outside: Space, here: Space, port: Port, at: int) -> Iterator[Entry
     """A rule for this port in a chain to which nothing jumps any more."""
     ruleset = outside.ruleset
     packet = _first_packet(outside, port, at)
+    families = ("ip6" if _is_six(port) else "ip", "inet")
     used = {way for hook in ("prerouting", "output") for way in _asked(outside, hook, packet)}
     for chain in ruleset.chains:
-        for rule in chain.rules if chain.hook is None else ():
+        mine = chain.hook is None and chain.family in families
+        for rule in chain.rules if mine else ():
             matches, effect = rule.check(packet)
             fits = effect.verdict == "dnat" and effect.address in here.local
             if fits and matches is not False and rule.named not in used:

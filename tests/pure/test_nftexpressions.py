@@ -8,7 +8,8 @@ import pytest
 from msgspec import structs
 
 from whybox.kernel.netlink import attribute
-from whybox.kernel.nftexpressions import Element, Expression, NftSet, rule_check, rule_text
+from whybox.kernel.nftexpressions import Element, Expression, NftSet, rule_check
+from whybox.kernel.nfttext import rule_text
 from whybox.kernel.packetfilter import Packet
 
 PACKET = Packet(

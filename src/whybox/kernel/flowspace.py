@@ -1,5 +1,6 @@
 """A network namespace as a packet meets it: links, routes, filters, neighbours, listeners."""
 
+import struct
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -8,7 +9,7 @@ from msgspec import Struct
 from whybox.kernel import conntrack, iptables, netlink, nftables, routelookup, rtnetlink
 from whybox.kernel.conntrack import Table
 from whybox.kernel.flow import meter_of
-from whybox.kernel.host import Host, ParseError
+from whybox.kernel.host import Host
 from whybox.kernel.netconf import Settings, settings
 from whybox.kernel.netns import call_in
 from whybox.kernel.netpath import among, counters, namespaces
@@ -172,7 +173,7 @@ def ruleset(most: int | None = None) -> Ruleset:
     for name, read in (("nftables", nftables.read), ("iptables", iptables.read)):
         try:
             chains += read(most)
-        except (OSError, ParseError) as error:
+        except (OSError, ValueError, struct.error) as error:
             unread.append(f"{name}: {error}")
     return Ruleset(
         chains=tuple(chains), unread="; ".join(unread) or None, unread_ipv6=_legacy_ipv6()

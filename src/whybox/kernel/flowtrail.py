@@ -148,7 +148,8 @@ class Trail:
                 space, "filter", hook.upper(), f"{rule} may drop it: {rule.text}", "suspect",
                 meter=meter_of(rule), rule=rule, certain=False, hook=hook,
             )  # fmt: skip
-        return self._translated(space, hook, packet, passage.nat)
+        marked = structs.replace(packet, mark=passage.mark)
+        return self._translated(space, hook, marked, passage.nat)
 
     def _admitted(self, space: Space, packet: Packet) -> None:
         """Say once of a namespace that its filters, or some of them, could not be read."""

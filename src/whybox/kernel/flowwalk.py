@@ -38,6 +38,9 @@ class Walk(Wires):
 
     def _sends(self, space: Space, packet: Packet) -> Place | None:
         """A packet is made here."""
+        self._left -= 1
+        if self._left < 0:
+            return None  # two rules send it to each other's addresses
         wanted = packet.destination or ""
         route = space.route(wanted, packet.source)
         if isinstance(route, int):
@@ -71,7 +74,7 @@ class Walk(Wires):
         if self._left < 0:
             self._met(space, "beyond", "a loop", "it goes round and round", "loop")
             return None
-        packet = self._undone(space, packet, "destination")
+        packet = self._entered(space, self._undone(space, packet, "destination"))
         given = packet.destination
         packet = self._filtered(space, "prerouting", structs.replace(packet, iif=iif.name, oif=""))
         self._tracked(space)
@@ -107,6 +110,14 @@ class Walk(Wires):
             )
         )  # fmt: skip
         return self._leaves(space, oif, route.gateway or wanted, passed)
+
+    def _entered(self, space: Space, packet: Packet) -> Packet:
+        """A mark stays behind (skb_scrub_packet()), and each namespace tracks for itself."""
+        snat, dnat = (
+            any(kept[0] == space.inode for kept in some)
+            for some in (self._sources, self._destinations)
+        )
+        return structs.replace(packet, mark=0, snat=snat, dnat=dnat)
 
     def _leaves(self, space: Space, oif: Link, next_hop: str, packet: Packet) -> Place | None:
         if not oif.up:

@@ -11,7 +11,8 @@ from msgspec import Struct, structs
 
 from whybox.kernel import netlink
 from whybox.kernel.netlink import attributes, text
-from whybox.kernel.nftexpressions import Element, Expression, NftSet, rule_check, rule_text
+from whybox.kernel.nftexpressions import Element, Expression, NftSet, rule_check
+from whybox.kernel.nfttext import rule_text
 from whybox.kernel.packetfilter import Chain, Named, Rule
 
 NETLINK_NETFILTER = 12

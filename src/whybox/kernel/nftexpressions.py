@@ -1,4 +1,4 @@
-"""The expressions of one nftables rule: what they do to a packet, and how they are written.
+"""The expressions of one nftables rule, and what they do to a packet.
 
 A rule is a small program on registers (net/netfilter/nf_tables_core.c). Here a register holds
 bytes of which some may not be known.
@@ -30,7 +30,6 @@ VERDICTS = {
     0: "drop", 1: "accept", 3: "queue", -1: "continue", -2: "break",
     -3: "jump", -4: "goto", -5: "return",
 }  # fmt: skip
-OPERATORS = ("", "!= ", "< ", "<= ", "> ", ">= ")
 META = {
     0: "length", 1: "protocol", 3: "mark", 4: "iif", 5: "oif", 6: "iifname", 7: "oifname",
     10: "skuid", 11: "skgid", 15: "nfproto", 16: "l4proto", 17: "ibrname", 18: "obrname",
@@ -39,11 +38,6 @@ META = {
 CT_KEYS = {0: "state", 1: "direction", 2: "status", 3: "mark"}
 CT_STATES = {"established": 2, "related": 4, "new": 8}
 STATUS_SNAT, STATUS_DNAT = 0x10, 0x20
-FIELDS = {
-    (1, 9, 1): "ip protocol", (1, 12, 4): "ip saddr", (1, 16, 4): "ip daddr",
-    (1, 8, 16): "ip6 saddr", (1, 24, 16): "ip6 daddr",
-    (2, 0, 2): "sport", (2, 2, 2): "dport", (0, 12, 2): "ether type",
-}  # fmt: skip
 INTERVAL, MAP = 0x4, 0x8
 RTN_UNICAST, RTN_LOCAL = 1, 2
 #: Their effect is not on whether a packet passes.
@@ -210,14 +204,14 @@ class _Run:
 
     def _map(self, each: Expression, element: Element) -> None:
         if VERDICT in element.data:
-            self._effect = _verdict(element.data[VERDICT])
+            self._effect = verdict(element.data[VERDICT])
         elif 3 in each.found:
             self._store(each.number(3), list(element.data.get(VALUE, b"")))
 
     def immediate(self, each: Expression) -> bool | None:
         data = attributes(each.found.get(2, b""))
         if VERDICT in data:
-            self._effect = _verdict(data[VERDICT])
+            self._effect = verdict(data[VERDICT])
         else:
             self._store(each.number(1), list(data.get(VALUE, b"")))
         return True
@@ -233,7 +227,7 @@ class _Run:
         port = self._known(each, 5, 2) if 5 in each.found else None
         self._effect = Effect(
             verdict=kind,
-            address=None if address is None else _ip(address),
+            address=None if address is None else ip(address),
             port=None if port is None else int.from_bytes(port, "big"),
         )
         return True
@@ -327,75 +321,14 @@ def _between(held: NftSet, value: Bytes) -> tuple[bool | None, Element | None]:
     return (True, last) if last is not None and not last.is_end else (False, None)
 
 
-def _verdict(value: bytes) -> Effect:
+def verdict(value: bytes) -> Effect:
+    """What a verdict's attributes say."""
     found = attributes(value)
     code = int.from_bytes(found.get(VERDICT_CODE, b""), "big", signed=True)
     chain = text(found[VERDICT_CHAIN]) if VERDICT_CHAIN in found else None
     return Effect(verdict=VERDICTS.get(code, "unknown"), chain=chain)
 
 
-def _ip(value: bytes) -> str:
+def ip(value: bytes) -> str:
+    """An address by its length."""
     return socket.inet_ntop(socket.AF_INET if len(value) == 4 else socket.AF_INET6, value)
-
-
-def rule_text(expressions: tuple[Expression, ...]) -> str:
-    """About as nft lists it."""
-    words: list[str] = []
-    loaded = ""
-    mask = b""
-    for each in expressions:
-        if each.name in ("meta", "payload", "ct", "fib"):
-            loaded, mask = _subject(each), b""
-        elif each.name == "bitwise":
-            mask = each.value(4)
-        elif each.name == "cmp":
-            words.append(f"{loaded} {OPERATORS[each.number(2) % 6]}{_shown(loaded, each, mask)}")
-        elif each.name == "lookup":
-            words.append(f"{loaded} @{text(each.found.get(1, b''))}")
-        elif each.name == "match":
-            words.append(xtables.describe(text(each.found.get(1, b"")), each.found.get(3, b"")))
-        elif (said := _said(each)) is not None:
-            words.append(said)
-    return " ".join(word for word in words if word)
-
-
-def _said(each: Expression) -> str | None:
-    if each.name == "immediate":
-        data = attributes(each.found.get(2, b""))
-        if VERDICT not in data:
-            return None
-        effect = _verdict(data[VERDICT])
-        return effect.verdict + (f" {effect.chain}" if effect.chain else "")
-    if each.name == "target":
-        return text(each.found.get(1, b""))
-    if each.name == "nat":
-        return "snat" if each.number(1) == 0 else "dnat"
-    return each.name if each.name in ("reject", "masq", "redir", "limit", "queue") else None
-
-
-def _subject(each: Expression) -> str:
-    if each.name == "meta":
-        return META.get(each.number(2), "meta")
-    if each.name == "ct":
-        return f"ct {CT_KEYS.get(each.number(2), '')}".strip()
-    if each.name == "payload":
-        place = (each.number(2), each.number(3), each.number(4))
-        if place[0] == 1 and place[1] in (12, 16) and place[2] < 4:  # a prefix of whole bytes
-            place = (1, place[1], 4)
-        return FIELDS.get(place, "@" + ",".join(map(str, place)))
-    return each.name
-
-
-def _shown(subject: str, each: Expression, mask: bytes) -> str:
-    value = each.value(3)
-    if subject.endswith("name"):
-        return text(value)
-    if "addr" in subject and len(value) <= 16:
-        bits = sum(byte.bit_count() for byte in mask) if mask else 8 * len(value)
-        width = 4 if len(value) <= 4 else 16
-        return _ip(value.ljust(width, b"\0")) + (f"/{bits}" if bits < 8 * width else "")
-    if subject in ("sport", "dport"):
-        return str(int.from_bytes(value, "big"))
-    if subject in ("l4proto", "ip protocol"):
-        return {6: "tcp", 17: "udp", 1: "icmp", 58: "icmpv6"}.get(value[0], str(value[0]))
-    return "0x" + value.hex()

@@ -141,6 +141,8 @@ class Passage(Struct, frozen=True, kw_only=True):
     nat: Outcome | None = None
     clamps: bool = False
     """A rule lowers the largest segment (TCPMSS)."""
+    mark: int | None = 0
+    """With which it leaves the hook."""
 
 
 class Ruleset(Struct, frozen=True, kw_only=True):
@@ -199,11 +201,27 @@ class _Walk:
                 continue  # only the first packet of a connection asks NAT's rules
             outcomes = self._outcomes(base)
             if outcomes and all(o.effect.verdict in STOPS for o in outcomes):
-                return Passage(hook=hook, stopped=outcomes[0], clamps=self.clamps)
+                return self._passage(hook, outcomes[0])
             suspects += [o.rule for o in outcomes if o.rule and o.effect.verdict in STOPS]
             if base.type == "nat" and nat is None:
                 nat = _translation(outcomes)
-        return Passage(hook=hook, suspects=tuple(suspects), nat=nat, clamps=self.clamps)
+        return self._passage(hook, None, tuple(suspects), nat)
+
+    def _passage(
+        self,
+        hook: str,
+        stopped: Outcome | None,
+        suspects: tuple[Named, ...] = (),
+        nat: Outcome | None = None,
+    ) -> Passage:
+        return Passage(
+            hook=hook,
+            stopped=stopped,
+            suspects=suspects,
+            nat=nat,
+            clamps=self.clamps,
+            mark=self.packet.mark,
+        )
 
     def _outcomes(self, base: Chain) -> list[Outcome]:
         found = list(self._along(base, 0, True))

@@ -182,7 +182,7 @@ def _translated(kind: str, revision: int, info: bytes) -> Effect:
 
 def describe(name: str, info: bytes) -> str:
     """A match as ``iptables -S`` would say it, or its name alone."""
-    if name in ("tcp", "udp"):
+    if name in ("tcp", "udp") and len(info) >= 8:
         with_ports = struct.unpack_from("=4H", info)
         said = [
             f"--{word} {first}" + (f":{last}" if last != first else "")
