@@ -96,6 +96,12 @@ def test_what_cannot_be_seen_is_not_made_up() -> None:
     assert "itself refuses" in refused.summary
 
 
+def test_who_was_not_given_time_to_answer_is_not_called_silent() -> None:
+    finding = judged(step("beyond", "eth0"), attempt=Attempt(waited_ns=1000))
+    assert finding.verdict is Verdict.UNKNOWN
+    assert "--window" in finding.summary
+
+
 def test_the_way_back_is_mended_before_the_reverse_path_filter_is_made_loose() -> None:
     filtered = step("route", "route to 10.1.0.2", "rp_filter", facts={"iif": "br0"})
     route, loose = judged(filtered).cures

@@ -15,9 +15,13 @@ from whybox.model import (
     Severity,
     Verdict,
     clear,
+    unknown,
 )
 
 from . import words
+
+#: So long an answer may take; the kernel sends the first segment again after a second.
+LEAST_NS = 1_000_000_000
 
 #: Faults that let a connection be made all the same, and hurt later.
 SOFT = frozenset({"narrow_end", "too_narrow", "same_address", "same_mac"})
@@ -138,6 +142,8 @@ def _unseen(flow: Flow) -> Finding:
     if attempt is None:
         return clear(f"{whole[0].upper()}{whole[1:]}.")
     number = attempt.errno
+    if number is None and attempt.waited_ns < LEAST_NS:
+        return unknown(f"{flow.to} has not answered yet: ask with --window 2s")
     leaves = "" if last is None else f" It leaves by {last.name}."
     if number == errno.ECONNREFUSED:
         said = f"{flow.to} itself refuses the connection: nobody listens there, or a filter there."
