@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
+import pytest
+
 from whybox import cases
 from whybox.cases.storage.disk_filled.lab import (
     DATA,
@@ -18,11 +20,12 @@ from whybox.cases.storage.disk_filled.lab import (
     once_then_again,
     write,
 )
+from whybox.change import ProjectQuota
 from whybox.diagnose import observe
 from whybox.kernel.diskfill import DiskUse
 from whybox.kernel.diskplaces import Kind
 from whybox.kernel.host import Host
-from whybox.lab import disk
+from whybox.lab import disk, quota
 from whybox.lab.box import Box
 from whybox.model import Finding, Severity, Verdict
 
@@ -116,3 +119,30 @@ def test_a_large_tree_is_looked_through_in_time_and_where_it_was_filled_last() -
     (place,) = [one for one in observation.disks[-1].holders if one.kind is Kind.VOLUME]
     assert place.use.largest[0].path == f"{DATA}/a/b/c/d/new"
     assert place.bytes > 0.9 * observation.disks[-1].room.used_bytes
+
+
+def test_a_project_quota_is_told_from_a_full_disk_and_raised_by_the_printed_change() -> None:
+    reason = quota.missing(Host())
+    if reason is not None and os.environ.get("WHYBOX_VM") != "1":
+        pytest.skip(f"{reason}; the VM runs it")
+    with Box("project") as box:
+        made = disk.Disk(box.name, mib=64, projects=True)
+        box.closing.callback(made.remove)
+        mine = f"{made.mountpoint}/mine"
+        os.mkdir(mine)
+        os.chmod(mine, 0o777)
+        quota.make_project(mine, 42)
+        quota.limit(ProjectQuota(42, made.mountpoint, "ext4", bytes=10 * MIB))
+        box.volume(DATA, source=mine)
+        begin(box, once_then_again(fill, once_more()))
+        observation, finding = seen(box)
+        (short,) = [one for one in observation.disks if one.project is not None]
+        assert (short.room.size_bytes, short.room.full) == (10 * MIB, True)
+        assert "Its project quota is used up, 10 MiB" in finding.summary
+        assert "/data/large (8.0 MiB)" in finding.summary
+        change = finding.cures[0].change
+        assert isinstance(change, ProjectQuota)
+        assert (change.id, change.bytes) == (42, 20 * MIB)
+        assert box.apply(change)
+        _, cured = seen(box)
+        assert cured.verdict is Verdict.CLEAR

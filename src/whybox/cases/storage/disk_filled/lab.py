@@ -9,10 +9,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from whybox.change import ProjectQuota
-from whybox.kernel.host import Host
 from whybox.kernel.libc import CLONE_NEWUSER, setns, unshare
-from whybox.lab import disk, quota
+from whybox.lab import disk
 from whybox.lab.box import Box
 from whybox.lab.lab import Lab
 from whybox.lab.process import Program
@@ -27,7 +25,6 @@ INODES = 256
 EVERY_SECONDS = 0.1
 PATIENCE_SECONDS = 60.0
 UID = 4711
-PROJECT, QUOTA = 42, 10 * MIB
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _ADD_KEY = {"x86_64": 248, "aarch64": 217}
@@ -205,19 +202,6 @@ def too_large(box: Box) -> None:
     begin(box, once_then_again(nothing, again))
 
 
-def project(box: Box) -> None:
-    """The project quota of a directory, on a disk with room."""
-    made = disk.Disk(box.name, mib=4 * DISK_MIB, projects=True)
-    box.closing.callback(made.remove)
-    mine = f"{made.mountpoint}/mine"
-    os.mkdir(mine, 0o777)
-    os.chmod(mine, 0o777)
-    quota.make_project(mine, PROJECT)
-    quota.limit(ProjectQuota(PROJECT, made.mountpoint, "ext4", bytes=QUOTA))
-    box.volume(DATA, source=mine)
-    begin(box, once_then_again(fill, once_more()))
-
-
 # what says the same, or looks the same, with room on the disk
 
 
@@ -360,7 +344,6 @@ LAB = Lab(
         "the machine fills it": the_machine,
         "soon": soon,
         "more at once than there is": too_large,
-        **({"a project quota": project} if quota.missing(Host()) is None else {}),
     },
     look_alikes={
         "files that look larger than they are": larger_than_it_is,
