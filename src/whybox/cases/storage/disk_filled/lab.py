@@ -31,7 +31,7 @@ _ADD_KEY = {"x86_64": 248, "aarch64": 217}
 
 
 def once_then_again(first: Callable[[], None], again: Callable[[], None]) -> Program:
-    """Runs ``first`` once, makes /tmp/ready, and does ``again`` all the time, refused or not."""
+    """Runs ``first`` once, says so, and does ``again`` all the time, refused or not."""
 
     def program() -> None:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -69,10 +69,11 @@ def once_more(directory: str = DATA) -> Callable[[], None]:
 
     def again() -> None:
         path = f"{directory}/once-more"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
         try:
-            os.write(os.open(path, os.O_WRONLY | os.O_CREAT), bytes(64 << 10))
+            os.write(descriptor, bytes(64 << 10))
         finally:
-            os.closerange(10, 64)
+            os.close(descriptor)
             os.unlink(path)
 
     return again
