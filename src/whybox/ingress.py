@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 from whybox.kernel import conntrackentries, ipvs, socketowner
 from whybox.kernel.flowspace import Space
 from whybox.kernel.flowwatch import place
-from whybox.kernel.host import Host, printable
+from whybox.kernel.host import Host
 from whybox.kernel.netns import call_in
 from whybox.kernel.netview import WIRES
 from whybox.kernel.packetfilter import Named, Outcome, Packet
@@ -192,8 +192,7 @@ def _listening(
     owners = socketowner.within(host, space.inode, inodes)
     for each in found:
         owner = owners.get(each.inode or 0)
-        # A comm may hold anything.
-        who = f"{printable(owner.comm)} ({owner.pid})" if owner else "a program not seen from here"
+        who = f"{owner.comm} ({owner.pid})" if owner else "a program not seen from here"
         yield EntryWay(
             kind=kind,
             says=f"{who} listens on {each.address}:{at} and {does}"

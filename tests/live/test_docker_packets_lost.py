@@ -127,6 +127,18 @@ def test_a_program_that_does_not_read(engine: Engine, image: str, diagnose: Diag
     assert f"UDP port {PORT} of datagrams (pid " in findings[CASE]["summary"]
 
 
+def test_a_rule_of_the_host(engine: Engine, image: str, diagnose: Diagnose) -> None:
+    container = sender(engine, image)
+    rule = ("INPUT", "-s", address(engine, container), "-p", "udp", "-j", "DROP")
+    subprocess.run(["iptables", "-I", *rule], check=True)
+    try:
+        finding = diagnose(container)[CASE]
+    finally:
+        subprocess.run(["iptables", "-D", *rule], check=True)
+    assert finding["verdict"] == "found"
+    assert "() at docker0 (" in finding["summary"]
+
+
 def test_a_closed_port_is_no_loss(engine: Engine, image: str, diagnose: Diagnose) -> None:
     container = sender(engine, image)
     assert diagnose(container)[CASE]["verdict"] == "clear"

@@ -33,7 +33,7 @@ ETH0 = Hop(
 VETH = structs.replace(ETH0, stage="wire", namespace="the host", net=2, interface="veth7")
 UPLINK = structs.replace(VETH, stage="host", interface="ens3")
 TBF = Queue(kind="tbf", sent=1000, drops=50, waiting=0)
-UNSEEN = Watched(reason="nothing was ever lost on its way")
+UNSEEN = Watched(reason="no counter of its way ever told of a loss")
 DROP = Drop(
     stage="host",
     namespace="the host",
@@ -253,6 +253,8 @@ def test_watching_is_worth_it_where_something_was_ever_lost() -> None:
         ({"Udp.RcvbufErrors": 1}, True),
         ({"Tcp.RetransSegs": 2, "Tcp.OutSegs": 1_999}, True),
         ({"Tcp.RetransSegs": 2, "Tcp.OutSegs": 2_000}, False),
+        ({"Udp.OutDatagrams": 10, "Udp.InDatagrams": 0}, True),
+        ({"Udp.OutDatagrams": 10, "Udp.InDatagrams": 1}, False),
         ({"softnet dropped": 2, "softnet taken": 19_999}, True),
         ({"softnet dropped": 2, "softnet taken": 20_000}, False),
     ):

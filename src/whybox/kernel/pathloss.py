@@ -47,6 +47,8 @@ LOSSES = (
 #: What is sent again, and what the backlogs of the machine dropped, is there on every machine: it
 #: tells of trouble where it is more than one of a thousand, or of ten thousand.
 AGAIN_SHARE, BACKLOG_SHARE = 0.001, 0.0001
+#: So many datagrams without one that came: what a packet filter drops is in no counter of the way.
+UNANSWERED = 10
 
 
 class Queue(Struct, frozen=True, kw_only=True):
@@ -157,7 +159,7 @@ class Way:
     @contextmanager
     def watched(self, worth: bool) -> Iterator[Callable[[], Watched]]:
         """Watch where and why its packets are dropped, if that is worth it."""
-        reason = None if worth else "nothing was ever lost on its way"
+        reason = None if worth else "no counter of its way ever told of a loss"
         if self._host.window_seconds <= 0:
             reason = "nothing is lost in a window of no length"
         if reason is None and len(_watching) >= MOST_WATCHED:
@@ -244,6 +246,8 @@ def ever_lost(look: Look) -> bool:
     if any(said(name) for name in LOSSES):
         return True
     if said("Tcp.RetransSegs") > AGAIN_SHARE * said("Tcp.OutSegs"):
+        return True
+    if said("Udp.OutDatagrams") >= UNANSWERED and not said("Udp.InDatagrams"):
         return True
     if said("softnet dropped") > BACKLOG_SHARE * said("softnet taken"):
         return True

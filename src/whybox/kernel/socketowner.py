@@ -10,7 +10,7 @@ from contextlib import suppress
 from msgspec import Struct
 
 from whybox.kernel import freezer, task
-from whybox.kernel.host import Host
+from whybox.kernel.host import Host, printable
 from whybox.kernel.namespace import namespace
 from whybox.kernel.target import Target, processes
 
@@ -61,8 +61,10 @@ def _among(host: Host, pids: Iterable[int], inodes: Set[int]) -> tuple[dict[int,
             break
         try:
             names = host.names(f"/proc/{pid}/fd")
+        except FileNotFoundError:
+            continue  # it has ended
         except OSError:
-            complete = False  # another user's, or gone
+            complete = False  # another user's
             continue
         complete &= len(names) <= left
         for name in names[: max(left, 0)]:
@@ -77,5 +79,5 @@ def _among(host: Host, pids: Iterable[int], inodes: Set[int]) -> tuple[dict[int,
 def _owner(host: Host, pid: int) -> Owner | None:
     with suppress(OSError):
         said = task.stat(host, pid)
-        return Owner(pid=pid, comm=said.comm, stopped=said.state in "Tt")
+        return Owner(pid=pid, comm=printable(said.comm), stopped=said.state in "Tt")
     return None
