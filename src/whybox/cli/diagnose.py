@@ -66,8 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     asked = _asked(arguments)
     # A question of its own is answered by its own case, and at length.
     arguments.verbose |= bool(asked)
-    named = arguments.case or [ANSWERS[word] for word in asked if arguments.area is None]
-    cases = choices.chosen(arguments.area, named)
+    cases = choices.chosen(arguments.area, [*arguments.case, *map(ANSWERS.__getitem__, asked)])
     report = _recorded(arguments, cases) if arguments.file else _live(arguments, cases, asked)
     print(_shown(report, arguments))
     if arguments.picture:

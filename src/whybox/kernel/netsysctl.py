@@ -28,6 +28,7 @@ _ROOT = "/proc/sys/net"
 _FIRST = "/proc/2/ns/net"
 #: A value is a few numbers; longer ones (lists of ports) are compared as far as this.
 _MOST_BYTES = 4096
+_SWAPPED = str.maketrans("./", "/.")
 #: From a container's first process up to the engine are two or three steps.
 _MOST_ANCESTORS = 32
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*(/[A-Za-z0-9_][A-Za-z0-9_.:@-]*)+")
@@ -162,7 +163,7 @@ class Pair(Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """As ``sysctl`` prints it: a dot within a part is a slash there (sysctl.d(5))."""
-        return "net." + self.key.translate(str.maketrans("./", "/."))
+        return "net." + self.key.translate(_SWAPPED)
 
     @property
     def differs(self) -> bool:
@@ -177,10 +178,10 @@ def key(word: str) -> str | None:
     As in sysctl(8): the separator that comes first counts, and the other one stands for itself.
     """
     first = next((letter for letter in word if letter in "./"), "")
-    path = word if first == "/" else word.translate(str.maketrans("./", "/."))
-    path = path.removeprefix("/proc/sys/").removeprefix("net/")
-    is_net = word.lstrip("/").startswith(("net.", "net/", "proc/sys/net/"))
-    return path if is_net and ".." not in path and _KEY.fullmatch(path) else None
+    path = word if first == "/" else word.translate(_SWAPPED)
+    path = path.removeprefix("/proc/sys/")
+    below = path.removeprefix("net/")
+    return below if below != path and ".." not in below and _KEY.fullmatch(below) else None
 
 
 def kind(pair: Pair, inherit: int | None) -> Kind | None:
