@@ -10,6 +10,7 @@ from whybox.change import Change, OnlyCapabilities, SeccompProfile
 from whybox.kernel import capability, devicerules
 from whybox.kernel.host import Host
 from whybox.kernel.rights import Given, Rights, Used, worth_watching
+from whybox.kernel.sensors import checks
 from whybox.kernel.target import Target
 from whybox.kernel.task import TaskId
 from whybox.model import Certainty, Verdict
@@ -145,3 +146,9 @@ def test_devices_are_allowed_by_the_rules_of_v1() -> None:
     assert devicerules.permitted(rules, "c", 1, 9) == "rw"
     assert devicerules.permitted(rules, "b", 8, 0) == "r"
     assert devicerules.permitted(rules, "b", 1, 9) == ""
+
+
+def test_more_containers_than_the_programs_tell_apart_are_refused() -> None:
+    checks.told_apart(255)
+    with pytest.raises(OSError, match="more than 255 containers"):
+        checks.told_apart(256)

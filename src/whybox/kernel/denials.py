@@ -131,11 +131,12 @@ def watch(host: Host, target: Target) -> Iterator[Callable[[], Window]]:
 
 def _sensed(host: Host, target: Target, stack: ExitStack) -> Callable[[], Window]:
     from whybox.kernel.sensors import denied as sensor  # loads libbpf: only for a window
-    from whybox.kernel.sensors.checks import begin_epoch
+    from whybox.kernel.sensors.checks import begin_epoch, told_apart
 
     try:
         attached = stack.enter_context(host.sensor(SENSOR, lambda: sensor.attached(host)))
         slot = attached.scope.add(host, target)
+        told_apart(slot)
         begin_epoch(attached.object)
     except OSError as error:
         refused = Window(reason=str(error.strerror or error))

@@ -105,10 +105,12 @@ def _sensed(host: Host, target: Target, pid: int, stack: ExitStack) -> Callable[
     if not worth_watching(before):
         return lambda: _held(host, target, pid)
     from whybox.kernel.sensors import exercised as sensor  # loads libbpf: only for a window
+    from whybox.kernel.sensors.checks import told_apart
 
     try:
         attached = stack.enter_context(host.sensor(SENSOR, lambda: sensor.attached(host)))
         slots = [scope.add(host, target) for scope in attached.scopes]
+        told_apart(slots[0])
         sensor.begin_epoch(attached)
     except OSError as error:
         reason = str(error.strerror or error)

@@ -11,6 +11,7 @@ from whybox.kernel.bpf.objects import Object
 from whybox.kernel.sensors.meter import counted
 from whybox.kernel.symbols import KernelSymbols
 
+_MOST_SLOTS = 0xFF
 _ZERO, _WORD = struct.pack("=I", 0), struct.Struct("=Q")
 
 #: What a check passes through on its way to cap_capable() (kernel/capability.c,
@@ -80,6 +81,13 @@ def begin_epoch(object: Object) -> None:
     # They count it on by one; no count of theirs comes to where the time is.
     epoch = time.monotonic_ns() >> 10
     object.map("epoch").set(_ZERO, _WORD.pack(epoch))
+
+
+def told_apart(slot: int) -> None:
+    """Raises OSError where the programs cannot tell this container from another: they remember
+    whose the last task was in eight bits."""
+    if slot > _MOST_SLOTS:
+        raise OSError(7, f"more than {_MOST_SLOTS} containers cannot be watched so at once")
 
 
 def runs(object: Object) -> int:
