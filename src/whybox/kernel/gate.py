@@ -194,7 +194,9 @@ def _executable(one: Denied, last: Step) -> tuple[Step, int] | None:
 
 
 def _barred(one: Denied, step: Step, lacks: int) -> Gate:
-    words = {R: "read", W: "write", X: "pass" if stat.S_ISDIR(step.mode) else "execute"}
+    directory = stat.S_ISDIR(step.mode)
+    writes, passes = ("write in", "pass") if directory else ("write", "execute")
+    words = {R: "read", W: writes, X: passes}
     wants = " or ".join(word for bit, word in words.items() if lacks & bit)
     listed = " with an access list" if step.listed else ""
     root = ", since it is root without DAC_OVERRIDE" if one.uid == 0 else ""
