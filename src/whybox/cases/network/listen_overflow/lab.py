@@ -174,16 +174,12 @@ def full_and_quiet(box: Box) -> None:
         one.close()
 
 
-def some_wait(count: int, backlog: int) -> Scenario:
-    """So many wait to be accepted, and no more come."""
-
-    def scenario(box: Box) -> None:
-        wired(workload.listen(port=PORT, backlog=backlog))(box)
-        came = outside.connecting(outside.node(box), (outside.address(box), PORT), count)
-        outside.held(box, came)
-        until(lambda: waiting(box) == count)
-
-    return scenario
+def to_the_brim(box: Box) -> None:
+    """One more than its backlog wait to be accepted, and no more come."""
+    wired(workload.listen(port=PORT, backlog=ROOM))(box)
+    came = outside.connecting(outside.node(box), (outside.address(box), PORT), ROOM + 1)
+    outside.held(box, came)
+    until(lambda: waiting(box) == ROOM + 1)
 
 
 def in_the_past(box: Box) -> None:
@@ -225,12 +221,6 @@ def anothers(box: Box) -> None:
     until(lambda: overflowed(box))
 
 
-def nobody_listens(box: Box) -> None:
-    """Every connection is refused with a reset."""
-    wired(workload.serve(port=PORT + 1))(box)
-    outside.keep_connecting(box, outside.node(box), PORT, count=2, every_s=0.3)
-
-
 def numbers(finding: Finding) -> str | None:
     """The room of the queue, and whose it is."""
     if f"{ROOM} + 1 may" not in finding.summary:
@@ -253,14 +243,12 @@ LAB = Lab(
         "full, and nobody comes any more": full_and_quiet,
     },
     look_alikes={
-        "some wait": some_wait(10, 64),
-        "full, and nobody was turned away": some_wait(5, 4),
+        "full, and nobody was turned away": to_the_brim,
         "it overflowed in the past": in_the_past,
         "no way back to who asks": no_way_back,
         "half-open connections, with cookies": half_open(1),
         "half-open connections, without cookies": half_open(0),
         "another's listener in its network": anothers,
-        "nobody listens": nobody_listens,
     },
     numbers=numbers,
     window_seconds=1.0,
