@@ -22,6 +22,9 @@ from whybox.change import (
     Swappiness,
 )
 
+#: Eight times the ordinary weight: others are hardly felt, and still get on.
+SHARES = 8 * 1024
+
 
 class Limits(Struct, frozen=True, kw_only=True):
     """What a group may use; ``None``: no limit."""
@@ -51,6 +54,15 @@ class Limits(Struct, frozen=True, kw_only=True):
         """Those that not every box has a group of."""
         wanted = {"cpuset": self.cpus, "hugetlb": self.huge}
         return frozenset(name for name, value in wanted.items() if value is not None)
+
+
+def outweighing(limits: Limits) -> Limits:
+    """The same; unless its weight is set, it outweighs what else the machine does.
+
+    Else whybox itself, which takes a whole CPU of a small and slow machine, would be a neighbour
+    for which a box waits.
+    """
+    return limits if limits.shares is not None else structs.replace(limits, shares=SHARES)
 
 
 def cured(own: Limits, parent: Limits, changes: Iterable[Change]) -> tuple[Limits, Limits]:

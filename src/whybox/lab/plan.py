@@ -171,6 +171,10 @@ class Plan:
         """What the scenario wants and the cures make of it."""
         own, parent = limits.cured(self._own, self._parent, self.cures)
         nested = structs.replace(self._parent, swap=False) != Limits()
+        if nested:
+            parent = limits.outweighing(parent)
+        else:
+            own = limits.outweighing(own)
         files, shm = self._last_cure(OpenFiles), self._last_cure(ShmSize)
         volumes = {change.path: None for change in self.cures if isinstance(change, Volume)}
         sysctls = dict(

@@ -15,8 +15,8 @@ from whybox.lab.lab import Lab
 from whybox.lab.process import Program
 from whybox.model import Finding
 
-#: A sixteenth of the ordinary 1024; and so much that what else the machine does is not felt.
-SMALL, HEAVY = 64, 131_072
+#: What others have; a sixteenth of it; and so much that what else the machine does is not felt.
+ORDINARY, SMALL, HEAVY = 1024, 64, 131_072
 
 
 def healthy(box: Box) -> None:
@@ -34,6 +34,7 @@ def reproduce(box: Box) -> None:
 def fair(box: Box) -> None:
     """Both weigh the same, and each gets half of what it wants."""
     _neighbour(box, workload.burn(2))
+    box.cpu(shares=ORDINARY)
     box.start(workload.burn(2))
 
 
@@ -55,14 +56,14 @@ def squeezed(box: Box) -> None:
 def crowded_cpu(box: Box) -> None:
     """It and its neighbour may use CPU 0 alone, and another one is idle."""
     _neighbour(box, workload.burn(1), cpus="0")
-    box.cpu(cpus="0")
+    box.cpu(cpus="0", shares=ORDINARY)
     box.start(workload.burn(1))
 
 
 def behind_realtime(box: Box) -> None:
     """A real-time task of the host takes two thirds of the CPU: no weight helps."""
     box.closing.enter_context(_on_the_host(_realtime))
-    box.cpu(cpus="0")
+    box.cpu(cpus="0", shares=ORDINARY)
     box.start(workload.burn(1))
 
 
@@ -113,7 +114,7 @@ def idle(box: Box) -> None:
 def _neighbour(box: Box, program: Program, *, cpus: str | None = None) -> None:
     """Another box, which ends with this one."""
     other = box.closing.enter_context(Box("neighbour"))
-    other.cpu(cpus=cpus)
+    other.cpu(cpus=cpus, shares=ORDINARY)
     other.start(program)
 
 
