@@ -7,6 +7,7 @@ import sys
 from whybox import cases
 from whybox.cli import FOUND, OK, Failure, choices
 from whybox.kernel.host import Host
+from whybox.lab import proofs as kept
 from whybox.lab.prove import Proof, Step, impossible, load, prove
 
 
@@ -34,8 +35,17 @@ def run(arguments: argparse.Namespace) -> int:
             proofs.append(Proof(case=name, proved=False, impossible=reason))
         else:
             proofs.append(prove(name, lab, everything, choices.note))
+        _keep(proofs[-1])
     _print(proofs, arguments.output)
     return OK if all(p.proved or p.impossible for p in proofs) else FOUND
+
+
+def _keep(proof: Proof) -> None:
+    """For ``whybox cases``; that it cannot be kept is no reason to prove nothing."""
+    try:
+        kept.keep(proof)
+    except OSError as error:
+        choices.note(f"{kept.path()}: {error.strerror}: whybox cases will not know of this")
 
 
 def _print(proofs: list[Proof], output: str) -> None:
