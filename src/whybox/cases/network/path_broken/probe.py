@@ -353,5 +353,5 @@ CASE = Case(
     observation=Observation,
     observe=observe,
     judge=judge,
-    explains=("network/name_unresolved",),
+    explains=("network/name_unresolved", "network/packets_lost"),
 )
