@@ -221,4 +221,5 @@ CASE = Case(
     observation=Observation,
     observe=observe,
     judge=judge,
+    explains=("network/name_unresolved",),
 )
