@@ -119,6 +119,10 @@ def test_where_all_are_first_packets_the_other_way_tells_for_both() -> None:
 
 def test_too_little_to_look_at_is_unknown() -> None:
     assert judge(seen(packets=19)).verdict is Verdict.UNKNOWN
+
+
+def test_a_network_that_nobody_used_is_clear() -> None:
+    assert judge(seen(packets=0)).verdict is Verdict.CLEAR
     assert judge(seen(packets=20)).verdict is Verdict.CLEAR
     nothing = structs.replace(seen(), seen=Seen(reason="no BTF"))
     assert "no BTF" in judge(nothing).summary

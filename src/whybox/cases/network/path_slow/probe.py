@@ -88,6 +88,8 @@ def judge(seen: Observation) -> Finding:
     if seen.seen.wireless:
         return clear("Between its interface and the host's is no wire that would cost anything.")
     packets = max((p.packets for p in seen.seen.pieces if p.kind.startswith("queue")), default=0)
+    if not packets:
+        return clear("Nothing passed its wire in this window: nobody waited for its network.")
     if packets < FEWEST:
         return unknown(f"only {packets} packets passed its wire: look while it is slow, or longer")
     if seen.loopback_ns is None:
