@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import socket
-import stat
 import struct
 import time
 from collections.abc import Callable
@@ -29,6 +28,8 @@ from whybox.model import Finding
 
 EVERY_SECONDS = 0.15
 DATA = "/data"
+#: There once the volume is as it shall be.
+GIVEN = "/tmp/given"
 #: CAP_SYS_ADMIN beside what engines leave to root.
 WITH_SYS_ADMIN = 0xA80425FB | 1 << 21
 
@@ -100,32 +101,21 @@ def write(path: str) -> Callable[[], None]:
     return do
 
 
-def writer(
-    box: Box,
-    program: Program,
-    *,
-    owner: tuple[int, int],
-    mode: int = 0o755,
-    seen_as: int | None = None,
-) -> None:
+def writer(box: Box, program: Program, *, owner: tuple[int, int], mode: int = 0o755) -> None:
     """With a volume at /data that belongs to ``owner`` before the program begins."""
-    theirs = owner if seen_as is None else (seen_as, seen_as)
 
     def waiting() -> Program:
-        while _is(os.stat(DATA)) != (*theirs, mode):
+        while not os.path.exists(GIVEN):
             time.sleep(0.01)
         return program
 
     box.volume(DATA)
     box.start(waiting)
-    inside = f"/proc/{box.pid}/root{DATA}"
-    os.chmod(inside, 0o700)
-    os.chown(inside, *owner)
-    os.chmod(inside, mode)
-
-
-def _is(seen: os.stat_result) -> tuple[int, int, int]:
-    return seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)
+    root = f"/proc/{box.pid}/root"
+    os.chown(root + DATA, *owner)
+    os.chmod(root + DATA, mode)
+    with open(root + GIVEN, "wb"):
+        pass
 
 
 def healthy(box: Box) -> None:
@@ -179,7 +169,7 @@ def read_only(box: Box) -> None:
 def unmapped_owner(box: Box) -> None:
     """Root of a user namespace, in a directory of the host's root (EACCES)."""
     box.user_namespace()
-    writer(box, again(write(f"{DATA}/file")), owner=(0, 0), seen_as=65534)
+    writer(box, again(write(f"{DATA}/file")), owner=(0, 0))
 
 
 def raise_limit(limit: int) -> None:
