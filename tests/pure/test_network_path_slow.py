@@ -109,12 +109,12 @@ def test_the_first_packets_of_connections_are_not_added() -> None:
 
 
 def test_where_all_are_first_packets_the_other_way_tells_for_both() -> None:
-    whole = seen({"forward_in": 37_000, "first_out": 90_000})
+    whole = seen({"forward_in": 67_000, "first_out": 90_000})
     pieces = tuple(piece for piece in whole.seen.pieces if piece.kind != "forward_out")
     short = structs.replace(whole, seen=structs.replace(whole.seen, pieces=pieces))
     finding = judge(short)
     assert finding.verdict is Verdict.FOUND
-    assert "costs 82.6 µs" in finding.summary
+    assert "costs 142.6 µs" in finding.summary
 
 
 def test_too_little_to_look_at_is_unknown() -> None:
