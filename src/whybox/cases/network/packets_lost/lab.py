@@ -262,5 +262,7 @@ LAB = Lab(
         "an accept queue that is full": overflowing,
     },
     numbers=numbers,
+    # Before a queue drops, packets stand in it.
+    also=("network/path_slow",),
     window_seconds=1.0,
 )
