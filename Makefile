@@ -34,10 +34,12 @@ live: $(VENV)/tested compiled bpf packages ## readers, labs and real Docker on t
 	$(LIVE) $(PYTEST) -q tests/live
 
 # Emulated, a machine is ten times as slow: by default it runs what a kernel decides, the labs, real
-# containers and the traces. All the others: make vm VMTESTS=tests/live
+# containers, and of the traces those that stand for the ways of looking. All of these: make traces;
+# all others: make vm VMTESTS=tests/live
 TRACES := tests/live/test_bpf.py $(filter-out %trouble.py,$(wildcard tests/live/test_trace_*.py))
 DOCKER := tests/live/test_docker_cases.py tests/live/test_docker_killed_on_stop.py
-VMTESTS ?= tests/live/test_labs.py $(DOCKER) $(TRACES)
+SOME := $(addprefix tests/live/test_,bpf.py trace_signals.py trace_runqueue.py trace_exec.py)
+VMTESTS ?= tests/live/test_labs.py $(DOCKER) $(SOME)
 
 vm: $(VENV)/tested bpf ## labs, Docker and traces on another kernel: make vm KERNEL=6.1
 	$(BIN)/python -m vm $(KERNEL) --timeout 3300 -- python3 -m pytest -q --timeout 300 $(VMTESTS)
