@@ -9,7 +9,7 @@ from whybox.kernel import conntrack
 from whybox.kernel.conntrack import Holders, Table
 from whybox.kernel.host import Host
 from whybox.kernel.libc import CLONE_NEWNET, unshare
-from whybox.lab import nft
+from whybox.lab import packetfilter
 from whybox.lab.network import switch_loopback_on
 
 MANY = 37
@@ -22,7 +22,7 @@ def test_entries_and_who_holds_them_and_the_counters_by_both_ways() -> None:
     def look() -> None:
         unshare(CLONE_NEWNET)
         switch_loopback_on()
-        nft.track("output")
+        packetfilter.track("output")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             send(sock, "127.0.0.1", range(20_000, 20_000 + MANY))
             found.append((conntrack.table(), conntrack.holders(), conntrack._by_netlink()))

@@ -9,7 +9,6 @@ alone: ``__nf_conntrack_alloc()`` compares it with the namespace's count.
 """
 
 import socket
-import struct
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,8 +17,8 @@ from msgspec import Struct
 
 from whybox.kernel import netlink
 from whybox.kernel.host import ParseError
+from whybox.kernel.netlink import NETLINK_NETFILTER, NFGENMSG
 
-NETLINK_NETFILTER = 12
 #: include/uapi/linux/netfilter/nfnetlink_conntrack.h: (NFNL_SUBSYS_CTNETLINK << 8) | message
 IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_GET_STATS_CPU = 0x101, 0x104
 CTA_TUPLE_ORIG, CTA_STATUS = 1, 3
@@ -31,7 +30,6 @@ _STATS = {4: "invalid", 8: "insert", 9: "insert_failed", 10: "drop", 11: "early_
 
 _STAT = "/proc/thread-self/net/stat/nf_conntrack"
 _SYSCTL = "/proc/sys/net/netfilter/nf_conntrack_"
-_NFGENMSG = struct.Struct("=BBH")
 #: Enough to tell who holds a table; the kernel lists it by hash, so the first are like the rest.
 MOST_ENTRIES = 10_000
 _MOST_SECONDS = 0.5
@@ -121,9 +119,9 @@ def stats(text: str) -> dict[str, int]:
 def _by_netlink() -> dict[str, int]:
     found: Counter[str] = Counter()
     with netlink.Socket(NETLINK_NETFILTER) as sock:
-        asked = _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)
+        asked = NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)
         for message in sock.dump(IPCTNL_MSG_CT_GET_STATS_CPU, asked, "CT_GET_STATS_CPU"):
-            values = netlink.attributes(message.payload, _NFGENMSG.size)
+            values = netlink.attributes(message.payload, NFGENMSG.size)
             found.update({n: int.from_bytes(values.get(k, b""), "big") for k, n in _STATS.items()})
     return dict(found)
 
@@ -135,7 +133,7 @@ def holders() -> Holders:
     # A socket of its own, closed in the midst of the answer: the table may be long.
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
         sock.settimeout(_MOST_SECONDS)
-        body = _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)
+        body = NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)
         sock.send(netlink.request(IPCTNL_MSG_CT_GET, netlink.NLM_F_DUMP, 1, body))
         done = False
         while not done and len(entries) < MOST_ENTRIES and time.monotonic() < deadline:
@@ -148,7 +146,7 @@ def holders() -> Holders:
 def parsed(payloads: Iterable[bytes]) -> Iterator[Entry]:
     """Entries; what is neither IPv4 nor IPv6 is left out."""
     for payload in payloads:
-        values = netlink.attributes(payload, _NFGENMSG.size)
+        values = netlink.attributes(payload, NFGENMSG.size)
         tuple_ = netlink.attributes(values.get(CTA_TUPLE_ORIG, b""))
         ip = netlink.attributes(tuple_.get(CTA_TUPLE_IP, b""))
         source = ip.get(CTA_IP_V4_SRC) or ip.get(CTA_IP_V6_SRC)

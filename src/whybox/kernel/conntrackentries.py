@@ -10,8 +10,14 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from whybox.kernel import netlink
-from whybox.kernel.netlink import attribute, attributes, ip_address
-from whybox.kernel.nftables import NETLINK_NETFILTER
+from whybox.kernel.netlink import (
+    NETLINK_NETFILTER,
+    NFGENMSG,
+    attribute,
+    attributes,
+    ip_address,
+    nested,
+)
 
 CT_GET = 1 << 8 | 1
 TUPLE_ORIGINAL, TUPLE_REPLY, STATUS, FILTER = 1, 2, 3, 25
@@ -20,12 +26,9 @@ PROTOCOL_NUMBER, SOURCE_PORT, DESTINATION_PORT = 1, 2, 3
 FILTER_ORIGINAL = 1
 #: CTA_FILTER_FLAG: compare the protocol's number and the destination port.
 FILTER_BITS = 1 << 3 | 1 << 5
-NLA_F_NESTED = 0x8000
 SEEN_REPLY, SNAT, DNAT = 0x2, 0x10, 0x20
 #: So much of a table is read where the kernel cannot pick out a port (before 5.8).
 LIMIT_BYTES = 16 << 20
-
-_NFGENMSG = struct.Struct(">BBH")
 
 
 class Tuple(Struct, frozen=True, kw_only=True):
@@ -50,7 +53,7 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 def parse(payload: bytes) -> Entry | None:
     """One IPCTNL_MSG_CT_NEW; ``None`` where it has no ports."""
-    found = attributes(payload, _NFGENMSG.size)
+    found = attributes(payload, NFGENMSG.size)
     original, reply = _tuple(found.get(TUPLE_ORIGINAL)), _tuple(found.get(TUPLE_REPLY))
     if original is None or reply is None:
         return None
@@ -101,15 +104,11 @@ def to_port(port: int, protocol: int, family: int = 2) -> tuple[Entry, ...]:
 
 
 def _dump(sock: netlink.Socket, family: int, body: bytes) -> list[netlink.Message]:
-    return sock.dump(CT_GET, _NFGENMSG.pack(family, 0, 0) + body, "IPCTNL_MSG_CT_GET")
+    return sock.dump(CT_GET, NFGENMSG.pack(family, 0, 0) + body, "IPCTNL_MSG_CT_GET")
 
 
 def _filter(port: int, protocol: int) -> bytes:
     numbers = attribute(PROTOCOL_NUMBER, bytes([protocol]))
     numbers += attribute(DESTINATION_PORT, struct.pack(">H", port))
-    wanted = _nested(TUPLE_ORIGINAL, _nested(TUPLE_PROTOCOL, numbers))
-    return wanted + _nested(FILTER, attribute(FILTER_ORIGINAL, struct.pack("=I", FILTER_BITS)))
-
-
-def _nested(kind: int, value: bytes) -> bytes:
-    return attribute(kind | NLA_F_NESTED, value)
+    wanted = nested(TUPLE_ORIGINAL, nested(TUPLE_PROTOCOL, numbers))
+    return wanted + nested(FILTER, attribute(FILTER_ORIGINAL, struct.pack("=I", FILTER_BITS)))

@@ -23,6 +23,7 @@ from whybox.kernel.host import ParseError, decode
 
 NETLINK_ROUTE = 0
 NETLINK_SOCK_DIAG = 4
+NETLINK_NETFILTER = 12
 
 SOL_NETLINK = 270
 NETLINK_CAP_ACK = 10
@@ -32,11 +33,15 @@ NETLINK_GET_STRICT_CHK = 12
 NLMSG_NOOP, NLMSG_ERROR, NLMSG_DONE, NLMSG_OVERRUN = 1, 2, 3, 4
 NLM_F_REQUEST = 0x001
 NLM_F_MULTI = 0x002
+NLM_F_ACK = 0x004
 NLM_F_DUMP_INTR = 0x010
 NLM_F_CAPPED = 0x100  # in an error: the request is not repeated in it
 NLM_F_ACK_TLVS = 0x200  # in an error: attributes follow
 NLM_F_DUMP = 0x300  # in a request: NLM_F_ROOT | NLM_F_MATCH
+# In a request that makes something.
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 NLMSGERR_ATTR_MSG = 1
+NLA_F_NESTED = 0x8000
 NLA_TYPE_MASK = 0x3FFF  # above it: the flags "nested" and "network byte order"
 
 TIMEOUT_SEC = 2.0
@@ -51,6 +56,8 @@ FAMILIES: dict[int, Family] = {socket.AF_INET: "inet", socket.AF_INET6: "inet6"}
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _STATUS = struct.Struct("=i")
+#: Netfilter's before its attributes: family, version, resource (struct nfgenmsg).
+NFGENMSG = struct.Struct(">BBH")
 
 
 class Message(Struct, frozen=True, kw_only=True):
@@ -84,6 +91,11 @@ def aligned(length: int) -> int:
 def attribute(kind: int, value: bytes) -> bytes:
     """An attribute as it is sent."""
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def nested(kind: int, value: bytes) -> bytes:
+    """An attribute of attributes; netfilter wants to be told that it is one."""
+    return attribute(kind | NLA_F_NESTED, value)
 
 
 def request(kind: int, flags: int, sequence: int, payload: bytes) -> bytes:

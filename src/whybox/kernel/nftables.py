@@ -10,20 +10,20 @@ from collections.abc import Iterator
 from msgspec import Struct, structs
 
 from whybox.kernel import netlink
-from whybox.kernel.netlink import attributes, text
+from whybox.kernel.netlink import NETLINK_NETFILTER, NFGENMSG, attributes, text
 from whybox.kernel.nftexpressions import Element, Expression, NftSet, rule_check
 from whybox.kernel.nfttext import rule_text
 from whybox.kernel.packetfilter import Chain, Named, Rule
 
-NETLINK_NETFILTER = 12
-_SUBSYSTEM = 10 << 8
-GETCHAIN, GETRULE, GETSET, GETSETELEM = (_SUBSYSTEM | number for number in (4, 7, 10, 13))
+SUBSYSTEM = 10
+GETCHAIN, GETRULE, GETSET, GETSETELEM = (SUBSYSTEM << 8 | number for number in (4, 7, 10, 13))
 
 FAMILIES = {0: "unspec", 1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 NUMBERS = {name: number for number, name in FAMILIES.items()}
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
 NETDEV_HOOKS = ("ingress", "egress")
 
+TABLE_NAME = 1
 CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE, CHAIN_COUNTERS = 1, 3, 4, 5, 7, 8
 HOOK_NUMBER, HOOK_PRIORITY = 1, 2
 COUNTER_PACKETS = 2
@@ -32,8 +32,6 @@ LIST_ELEMENT, EXPRESSION_NAME, EXPRESSION_DATA = 1, 1, 2
 SET_TABLE, SET_NAME, SET_FLAGS = 1, 2, 3
 SET_LIST_TABLE, SET_LIST_SET, SET_LIST_ELEMENTS = 1, 2, 3
 ELEMENT_KEY, ELEMENT_DATA, ELEMENT_FLAGS, ELEMENT_KEY_END = 1, 2, 3, 10
-
-_NFGENMSG = struct.Struct(">BBH")
 
 #: Sets larger than all these together are not read: whoever is in them is then not known.
 MOST_SETS = 256
@@ -73,7 +71,7 @@ def too_many(found: int, most: int | None) -> None:
 def _dump(
     sock: netlink.Socket, kind: int, asked: str, family: int = 0, body: bytes = b""
 ) -> list[netlink.Message]:
-    return sock.dump(kind, _NFGENMSG.pack(family, 0, 0) + body, asked)
+    return sock.dump(kind, NFGENMSG.pack(family, 0, 0) + body, asked)
 
 
 def big(value: bytes) -> int:
@@ -91,7 +89,7 @@ def _family(payload: bytes) -> str:
 
 
 def _chain(payload: bytes) -> Chain:
-    found = attributes(payload, _NFGENMSG.size)
+    found = attributes(payload, NFGENMSG.size)
     family = _family(payload)
     hook = attributes(found.get(CHAIN_HOOK, b""))
     number = big(hook[HOOK_NUMBER]) if HOOK_NUMBER in hook else None
@@ -114,7 +112,7 @@ def _table(family: str, name: str) -> str:
 
 
 def _raw_rule(payload: bytes) -> _RawRule:
-    found = attributes(payload, _NFGENMSG.size)
+    found = attributes(payload, NFGENMSG.size)
     return _RawRule(
         family=_family(payload),
         table=_table(_family(payload), text(found.get(RULE_TABLE, b""))),
@@ -153,7 +151,7 @@ def _sets(sock: netlink.Socket) -> dict[tuple[str, str], NftSet]:
     """The sets and their elements; a set that is too large or gone is left out."""
     found = {}
     for message in _dump(sock, GETSET, "NFT_MSG_GETSET")[:MOST_SETS]:
-        said = attributes(message.payload, _NFGENMSG.size)
+        said = attributes(message.payload, NFGENMSG.size)
         table, name = said.get(SET_TABLE, b""), said.get(SET_NAME, b"")
         body = netlink.attribute(SET_LIST_TABLE, table) + netlink.attribute(SET_LIST_SET, name)
         try:
@@ -170,7 +168,7 @@ def _sets(sock: netlink.Socket) -> dict[tuple[str, str], NftSet]:
 
 def _elements(messages: list[netlink.Message]) -> Iterator[Element]:
     for message in messages:
-        found = attributes(message.payload, _NFGENMSG.size)
+        found = attributes(message.payload, NFGENMSG.size)
         for _, value in elements(found.get(SET_LIST_ELEMENTS, b"")):
             said = attributes(value)
             yield Element(

@@ -30,7 +30,7 @@ from whybox.change import (
 )
 from whybox.kernel import netlink
 from whybox.kernel.libc import CLONE_NEWNET, setns, unshare
-from whybox.kernel.netlink import attribute
+from whybox.kernel.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, attribute
 from whybox.kernel.netns import call_in
 from whybox.kernel.rtnetlink import (
     IFA_ADDRESS,
@@ -50,7 +50,6 @@ from whybox.lab.packetfilter import Filtered
 
 RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWQDISC, RTM_DELQDISC = 16, 20, 24, 36, 37
 TC_H_ROOT, TCA_KIND, TCA_OPTIONS, TCA_TBF_PARMS, TCA_TBF_BURST = 0xFFFFFFFF, 1, 2, 1, 6
-NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x4, 0x100, 0x200, 0x400
 IFLA_MTU, IFLA_NET_NS_FD, IFLA_INFO_DATA, VETH_INFO_PEER = 4, 28, 2, 1
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 3, 0, 1
 

@@ -17,7 +17,7 @@ from whybox.kernel import conntrack, task
 from whybox.kernel.host import Host
 from whybox.kernel.libc import CLONE_NEWNET, unshare
 from whybox.kernel.netns import call_in
-from whybox.lab import machine, nft, workload
+from whybox.lab import machine, packetfilter, workload
 from whybox.lab.box import Box, Network, Program
 from whybox.lab.lab import Lab, Scenario
 from whybox.lab.network import switch_loopback_on
@@ -78,7 +78,7 @@ def until_entries(place: str, at_least: int) -> None:
 
 
 def tracked(
-    program: Program, *, entries: int, rule: Act = lambda: nft.track("prerouting")
+    program: Program, *, entries: int, rule: Act = lambda: packetfilter.track("prerouting")
 ) -> Scenario:
     """A box whose node follows connections; back when there are so many entries."""
 
@@ -116,7 +116,7 @@ def its_own_is_full(box: Box) -> None:
     box.network(Network())
     box.start(_after_marker(opening(LARGEST + 100, 0.1)))
     place = f"/proc/{box.pid}/ns/net"
-    call_in(place, lambda: nft.track("output"), 20)
+    call_in(place, lambda: packetfilter.track("output"), 20)
     small_table(box)
     _mark(box)
     until_entries(place, LARGEST - 20)
@@ -135,13 +135,13 @@ def a_neighbour_fills_it(box: Box) -> None:
 
 
 def _both() -> None:
-    nft.track("prerouting")
-    nft.track("output")
+    packetfilter.track("prerouting")
+    packetfilter.track("output")
 
 
 def a_rule_drops(box: Box) -> None:
     """The node drops what the box sends, and the table has room."""
-    tracked(opening(50, 0.1), entries=0, rule=lambda: nft.drop_all("forward"))(box)
+    tracked(opening(50, 0.1), entries=0, rule=lambda: packetfilter.drop_all("forward"))(box)
 
 
 def another_namespace_is_full(box: Box) -> None:
@@ -152,7 +152,7 @@ def another_namespace_is_full(box: Box) -> None:
     def elsewhere() -> None:
         unshare(CLONE_NEWNET)
         switch_loopback_on()
-        nft.track("output")
+        packetfilter.track("output")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             send(sock, "127.0.0.1", range(FIRST_PORT, FIRST_PORT + LARGEST + 100))
             ready.set()
@@ -183,7 +183,7 @@ def trackable(host: Host) -> str | None:
 
     def look() -> None:
         unshare(CLONE_NEWNET)
-        reasons.append(nft.missing())
+        reasons.append(packetfilter.missing())
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()

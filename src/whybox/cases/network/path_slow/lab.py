@@ -10,7 +10,7 @@ from collections.abc import Callable
 from whybox.kernel.host import Host
 from whybox.kernel.netns import call_in
 from whybox.kernel.task import status
-from whybox.lab import middle, rules
+from whybox.lab import middle, packetfilter
 from whybox.lab.box import Box, BoxError
 from whybox.lab.lab import Lab, Scenario
 from whybox.lab.middle import ADDRESS
@@ -100,7 +100,7 @@ def _received(box: Box) -> int:
 
 def with_rules(box: Box, node: str) -> None:
     """Many rules that every packet passes."""
-    rules.many(node, RULES)
+    packetfilter.many(node, RULES)
 
 
 def slow_queue(interface: str, *, in_box: bool) -> Callable[[Box, str], None]:
@@ -137,7 +137,7 @@ LAB = Lab(
     look_alikes={
         "the other side takes its time": over(answer=answering(0.02)),
         "it has too little CPU": over(program=asking(busy=True), cores=0.2),
-        "some rules": over(lambda box, node: rules.many(node, 50)),
+        "some rules": over(lambda box, node: packetfilter.many(node, 50)),
     },
     variants={
         "many rules": over(with_rules),
