@@ -7,7 +7,8 @@ from msgspec import structs
 
 from whybox.cases.network.conntrack_full.probe import Observation, Place, judge
 from whybox.change import HostSysctl
-from whybox.kernel.conntrack import Entry, Holders, Table, held, parsed, stats
+from whybox.kernel.conntrack import Holders, Table, held, stats
+from whybox.kernel.conntrackentries import Entry, Tuple, opened, parse
 from whybox.kernel.host import ParseError
 from whybox.kernel.netlink import attribute
 from whybox.model import Certainty, Severity, Verdict
@@ -108,25 +109,50 @@ def test_counters_are_hexadecimal_and_summed() -> None:
         stats("entries drop\n1 zz\n")
 
 
-def entry(source: str, destination: str, port: int | None, status: int) -> bytes:
-    ip = attribute(1, socket.inet_aton(source)) + attribute(2, socket.inet_aton(destination))
+def direction(source: str, destination: str, sport: int | None, dport: int | None) -> bytes:
+    family, kinds = (socket.AF_INET6, (3, 4)) if ":" in source else (socket.AF_INET, (1, 2))
+    ends = zip(kinds, (source, destination), strict=True)
+    ip = b"".join(attribute(kind, socket.inet_pton(family, end)) for kind, end in ends)
     proto = attribute(1, bytes([17]))
-    if port is not None:
-        proto += attribute(3, port.to_bytes(2, "big"))
-    body = attribute(1, attribute(1, ip) + attribute(2, proto))
+    for kind, port in ((2, sport), (3, dport)):
+        proto += b"" if port is None else attribute(kind, port.to_bytes(2, "big"))
+    return attribute(1, ip) + attribute(2, proto)
+
+
+def entry(original: bytes, status: int, reply: bytes = b"") -> bytes:
+    body = attribute(1, original) + (attribute(2, reply) if reply else b"")
     return b"\x02\0\0\0" + body + attribute(3, status.to_bytes(4, "big"))
 
 
 def test_entries_are_counted_by_who_opened_them() -> None:
     payloads = [
-        entry(MINE, "10.0.0.1", 53, 2),
-        entry(MINE, "10.0.0.1", 53, 0),
-        entry(OTHER, "10.0.0.2", None, 0),
+        entry(direction(MINE, "10.0.0.1", 4000, 53), 2),
+        entry(direction(MINE, "10.0.0.1", 4001, 53), 0),
+        entry(direction(OTHER, "10.0.0.2", None, None), 0),
+        entry(direction("fd00::2", "fd00::1", 4000, 53), 2),
         b"\x02\0\0\0",
     ]
-    found = held(parsed(payloads))
-    assert found.looked_at == 3
-    assert found.sources == ((MINE, 2), (OTHER, 1))
-    assert found.destinations == (("udp 10.0.0.1:53", 2), ("udp 10.0.0.2", 1))
+    found = held(opened(payloads))
+    assert found.looked_at == 4
+    assert found.sources == ((MINE, 2), (OTHER, 1), ("fd00::2", 1))
+    assert found.destinations == (
+        ("udp 10.0.0.1:53", 2),
+        ("udp 10.0.0.2", 1),
+        ("udp [fd00::1]:53", 1),
+    )
     assert found.unanswered == 2
-    assert held([Entry(MINE, "tcp x", True)]).unanswered == 0
+    assert held(list(opened(payloads))[:1]).unanswered == 0
+
+
+def test_an_entry_has_two_directions_with_ports() -> None:
+    there, back = direction(OTHER, MINE, 4000, 80), direction("10.0.0.1", OTHER, 8080, 4000)
+    assert parse(entry(there, 0x22, back)) == Entry(
+        original=Tuple(source=OTHER, destination=MINE, protocol=17, sport=4000, dport=80),
+        reply=Tuple(source="10.0.0.1", destination=OTHER, protocol=17, sport=8080, dport=4000),
+        answered=True,
+        snat=False,
+        dnat=True,
+    )
+    portless = direction(OTHER, MINE, None, None)
+    assert parse(entry(there, 0x22)) is None
+    assert parse(entry(portless, 0, portless)) is None

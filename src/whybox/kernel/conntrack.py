@@ -9,30 +9,22 @@ alone: ``__nf_conntrack_alloc()`` compares it with the namespace's count.
 """
 
 import socket
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from msgspec import Struct
 
 from whybox.kernel import netlink
+from whybox.kernel.conntrackentries import Opened, sample
 from whybox.kernel.host import ParseError
 from whybox.kernel.netlink import NETLINK_NETFILTER, NFGENMSG
 
 #: include/uapi/linux/netfilter/nfnetlink_conntrack.h: (NFNL_SUBSYS_CTNETLINK << 8) | message
-IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_GET_STATS_CPU = 0x101, 0x104
-CTA_TUPLE_ORIG, CTA_STATUS = 1, 3
-CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
-CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
-CTA_PROTO_NUM, CTA_PROTO_DST_PORT = 1, 3
-IPS_SEEN_REPLY = 2
+IPCTNL_MSG_CT_GET_STATS_CPU = 0x104
 _STATS = {4: "invalid", 8: "insert", 9: "insert_failed", 10: "drop", 11: "early_drop"}
 
 _STAT = "/proc/thread-self/net/stat/nf_conntrack"
 _SYSCTL = "/proc/sys/net/netfilter/nf_conntrack_"
-#: Enough to tell who holds a table; the kernel lists it by hash, so the first are like the rest.
-MOST_ENTRIES = 10_000
-_MOST_SECONDS = 0.5
 _MOST_BYTES = 1 << 20
 
 
@@ -61,15 +53,6 @@ class Holders(Struct, frozen=True, kw_only=True):
     """To whom, such as ``udp 10.0.0.1:53``."""
     unanswered: int
     """Nothing came back for them yet."""
-
-
-class Entry(Struct, frozen=True):
-    """One connection, as it was opened."""
-
-    source: str
-    destination: str
-    """With protocol and port."""
-    answered: bool
 
 
 def table() -> Table | None:
@@ -128,59 +111,28 @@ def _by_netlink() -> dict[str, int]:
 
 def holders() -> Holders:
     """Who holds the entries of the caller's namespace. Needs CAP_NET_ADMIN over it."""
-    entries: list[Entry] = []
-    deadline = time.monotonic() + _MOST_SECONDS
-    # A socket of its own, closed in the midst of the answer: the table may be long.
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
-        sock.settimeout(_MOST_SECONDS)
-        body = NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)
-        sock.send(netlink.request(IPCTNL_MSG_CT_GET, netlink.NLM_F_DUMP, 1, body))
-        done = False
-        while not done and len(entries) < MOST_ENTRIES and time.monotonic() < deadline:
-            part = netlink.portion(sock.recv(netlink.DATAGRAM_BYTES), 1, "CT_GET")
-            entries += parsed(message.payload for message in part.messages)
-            done = part.done
-    return held(entries)
+    return held(sample())
 
 
-def parsed(payloads: Iterable[bytes]) -> Iterator[Entry]:
-    """Entries; what is neither IPv4 nor IPv6 is left out."""
-    for payload in payloads:
-        values = netlink.attributes(payload, NFGENMSG.size)
-        tuple_ = netlink.attributes(values.get(CTA_TUPLE_ORIG, b""))
-        ip = netlink.attributes(tuple_.get(CTA_TUPLE_IP, b""))
-        source = ip.get(CTA_IP_V4_SRC) or ip.get(CTA_IP_V6_SRC)
-        destination = ip.get(CTA_IP_V4_DST) or ip.get(CTA_IP_V6_DST)
-        if source is None or destination is None:
-            continue
-        proto = netlink.attributes(tuple_.get(CTA_TUPLE_PROTO, b""))
-        status = int.from_bytes(values.get(CTA_STATUS, b""), "big")
-        yield Entry(
-            netlink.ip_address(source),
-            _place(netlink.ip_address(destination), proto),
-            bool(status & IPS_SEEN_REPLY),
-        )
+def held(entries: Iterable[Opened], most: int = 5) -> Holders:
+    """Counted."""
+    all_ = list(entries)
+    tuples = [entry.original for entry in all_]
+    destinations = Counter((one.protocol, one.destination, one.dport) for one in tuples)
+    return Holders(
+        looked_at=len(all_),
+        sources=tuple(Counter(one.source for one in tuples).most_common(most)),
+        destinations=tuple((_place(*to), n) for to, n in destinations.most_common(most)),
+        unanswered=sum(not entry.answered for entry in all_),
+    )
 
 
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
 
 
-def _place(address: str, proto: dict[int, bytes]) -> str:
-    number = int.from_bytes(proto.get(CTA_PROTO_NUM, b""), "big")
-    port = proto.get(CTA_PROTO_DST_PORT)
-    name = _PROTOCOLS.get(number, f"protocol {number}")
+def _place(protocol: int, address: str, port: int | None) -> str:
+    name = _PROTOCOLS.get(protocol, f"protocol {protocol}")
     if port is None:
         return f"{name} {address}"
     shown = f"[{address}]" if ":" in address else address
-    return f"{name} {shown}:{int.from_bytes(port, 'big')}"
-
-
-def held(entries: Iterable[Entry], most: int = 5) -> Holders:
-    """Counted."""
-    all_ = list(entries)
-    return Holders(
-        looked_at=len(all_),
-        sources=tuple(Counter(entry.source for entry in all_).most_common(most)),
-        destinations=tuple(Counter(entry.destination for entry in all_).most_common(most)),
-        unanswered=sum(not entry.answered for entry in all_),
-    )
+    return f"{name} {shown}:{port}"

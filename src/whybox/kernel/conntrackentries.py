@@ -4,8 +4,10 @@ What a rule once translated goes on being translated by its entry, whatever beco
 """
 
 import errno
+import socket
 import struct
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -19,9 +21,11 @@ from whybox.kernel.netlink import (
     nested,
 )
 
+#: (NFNL_SUBSYS_CTNETLINK << 8) | IPCTNL_MSG_CT_GET
 CT_GET = 1 << 8 | 1
 TUPLE_ORIGINAL, TUPLE_REPLY, STATUS, FILTER = 1, 2, 3, 25
 TUPLE_IP, TUPLE_PROTOCOL = 1, 2
+V4_SOURCE, V4_DESTINATION, V6_SOURCE, V6_DESTINATION = 1, 2, 3, 4
 PROTOCOL_NUMBER, SOURCE_PORT, DESTINATION_PORT = 1, 2, 3
 FILTER_ORIGINAL = 1
 #: CTA_FILTER_FLAG: compare the protocol's number and the destination port.
@@ -29,6 +33,9 @@ FILTER_BITS = 1 << 3 | 1 << 5
 SEEN_REPLY, SNAT, DNAT = 0x2, 0x10, 0x20
 #: So much of a table is read where the kernel cannot pick out a port (before 5.8).
 LIMIT_BYTES = 16 << 20
+#: Enough to tell who holds a table; the kernel lists it by hash, so the first are like the rest.
+MOST_SAMPLED = 10_000
+_MOST_SECONDS = 0.5
 
 
 class Tuple(Struct, frozen=True, kw_only=True):
@@ -37,27 +44,42 @@ class Tuple(Struct, frozen=True, kw_only=True):
     source: str
     destination: str
     protocol: int
-    sport: int
-    dport: int
+    sport: int | None
+    """``None``: the protocol has no ports."""
+    dport: int | None
 
 
-class Entry(Struct, frozen=True, kw_only=True):
-    """One connection as it came, and as its answers look."""
+class Opened(Struct, frozen=True, kw_only=True):
+    """One connection as it came."""
 
     original: Tuple
-    reply: Tuple
     answered: bool
+
+
+class Entry(Opened, frozen=True, kw_only=True):
+    """The same, and how its answers look."""
+
+    reply: Tuple
     snat: bool
     dnat: bool
+
+
+def opened(payloads: Iterable[bytes]) -> Iterator[Opened]:
+    """One of each IPCTNL_MSG_CT_NEW; what is neither IPv4 nor IPv6 is left out."""
+    for payload in payloads:
+        found = attributes(payload, NFGENMSG.size)
+        original = _tuple(found.get(TUPLE_ORIGINAL))
+        if original is not None:
+            yield Opened(original=original, answered=bool(_number(found, STATUS) & SEEN_REPLY))
 
 
 def parse(payload: bytes) -> Entry | None:
     """One IPCTNL_MSG_CT_NEW; ``None`` where it has no ports."""
     found = attributes(payload, NFGENMSG.size)
     original, reply = _tuple(found.get(TUPLE_ORIGINAL)), _tuple(found.get(TUPLE_REPLY))
-    if original is None or reply is None:
+    if original is None or original.sport is None or reply is None or reply.sport is None:
         return None
-    status = int.from_bytes(found.get(STATUS, b""), "big")
+    status = _number(found, STATUS)
     return Entry(
         original=original,
         reply=reply,
@@ -70,15 +92,16 @@ def parse(payload: bytes) -> Entry | None:
 def _tuple(value: bytes | None) -> Tuple | None:
     found = attributes(value or b"")
     ip, protocol = attributes(found.get(TUPLE_IP, b"")), attributes(found.get(TUPLE_PROTOCOL, b""))
-    source, destination = ip.get(1, ip.get(3)), ip.get(2, ip.get(4))
-    if source is None or destination is None or SOURCE_PORT not in protocol:
+    source = ip.get(V4_SOURCE) or ip.get(V6_SOURCE)
+    destination = ip.get(V4_DESTINATION) or ip.get(V6_DESTINATION)
+    if source is None or destination is None:
         return None
     return Tuple(
         source=ip_address(source),
         destination=ip_address(destination),
         protocol=_number(protocol, PROTOCOL_NUMBER),
-        sport=_number(protocol, SOURCE_PORT),
-        dport=_number(protocol, DESTINATION_PORT),
+        sport=_port(protocol.get(SOURCE_PORT)),
+        dport=_port(protocol.get(DESTINATION_PORT)),
     )
 
 
@@ -86,7 +109,31 @@ def _number(found: Mapping[int, bytes], kind: int) -> int:
     return int.from_bytes(found.get(kind, b""), "big")
 
 
-def to_port(port: int, protocol: int, family: int = 2) -> tuple[Entry, ...]:
+def _port(value: bytes | None) -> int | None:
+    return None if value is None else int.from_bytes(value, "big")
+
+
+def sample() -> list[Opened]:
+    """The first connections of the namespace that the thread is in, as far as there is time.
+
+    Needs CAP_NET_ADMIN over it.
+    """
+    found: list[Opened] = []
+    deadline = time.monotonic() + _MOST_SECONDS
+    # A socket of its own, closed in the midst of the answer: the table may be long.
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
+        sock.settimeout(_MOST_SECONDS)
+        body = NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)
+        sock.send(netlink.request(CT_GET, netlink.NLM_F_DUMP, 1, body))
+        done = False
+        while not done and len(found) < MOST_SAMPLED and time.monotonic() < deadline:
+            part = netlink.portion(sock.recv(netlink.DATAGRAM_BYTES), 1, "CT_GET")
+            found += opened(message.payload for message in part.messages)
+            done = part.done
+    return found
+
+
+def to_port(port: int, protocol: int, family: int = socket.AF_INET) -> tuple[Entry, ...]:
     """The connections that were made to a port, of the namespace that the thread is in."""
     with netlink.Socket(NETLINK_NETFILTER, limit_bytes=LIMIT_BYTES) as sock:
         try:
