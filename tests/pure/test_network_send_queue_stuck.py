@@ -184,6 +184,7 @@ def test_a_socket_as_a_sender() -> None:
     struct.pack_into("=I", info, 228, 65_535)
     one = Detailed(
         socket=TcpSocket(
+            cookie="07",
             family="inet",
             state="established",
             local_address="10.0.0.2",

@@ -243,6 +243,7 @@ def test_a_neighbour_that_never_answered_has_no_link_address() -> None:
 
 def test_a_listener_for_both_families() -> None:
     assert sock_diag.parse_tcp_socket(LISTENER) == sock_diag.TcpSocket(
+        cookie="0100000000000000",
         family="inet6",
         state="listen",
         local_address="::",

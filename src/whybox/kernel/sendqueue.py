@@ -15,6 +15,7 @@ from whybox.kernel.netns import call_in
 from whybox.kernel.netpath import counters, place
 from whybox.kernel.target import Target
 from whybox.kernel.tcpdetail import Detailed, detailed
+from whybox.kernel.tcpinfo import field
 
 #: States in which something may still have to go out.
 STATES = ("established", "close_wait", "fin_wait1", "closing", "last_ack")
@@ -28,8 +29,8 @@ _NAMES = {
     "cuts_failed": "Ip.FragFails",
 }
 _HEAD = struct.Struct("=BBBBBxxxI12xIII32xI")
-_ACKED = (120, struct.Struct("=Q"))
-_PEER_WINDOW = (228, struct.Struct("=I"))
+_ACKED, _PEER_WINDOW = 120, 228
+_BYTES = struct.Struct("=Q")
 
 
 class Sending(Struct, frozen=True, kw_only=True):
@@ -138,8 +139,8 @@ def sending(one: Detailed) -> Sending | None:
         unacked=unacked,
         sacked=sacked,
         lost=lost,
-        acked_bytes=_at(one.info, _ACKED),
-        peer_window=_at(one.info, _PEER_WINDOW),
+        acked_bytes=field(one.info, _ACKED, _BYTES),
+        peer_window=field(one.info, _PEER_WINDOW),
         probes=probes,
         timeouts=timeouts,
         rto_usec=rto,
@@ -147,12 +148,6 @@ def sending(one: Detailed) -> Sending | None:
         memory_bytes=one.memory.send_queued_bytes,
         limit_bytes=one.memory.send_limit_bytes,
     )
-
-
-def _at(info: bytes, where: tuple[int, struct.Struct]) -> int | None:
-    """A field that older kernels do not have."""
-    offset, layout = where
-    return layout.unpack_from(info, offset)[0] if len(info) >= offset + layout.size else None
 
 
 def _counts() -> Counts:

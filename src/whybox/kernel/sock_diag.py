@@ -7,14 +7,15 @@ apart. For a listener the fields that otherwise hold bytes are ``sk_ack_backlog`
 
 import socket
 import struct
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
 from whybox.kernel import netlink
-from whybox.kernel.netlink import FAMILIES, Family
+from whybox.kernel.netlink import FAMILIES, Family, Message
 
 SOCK_DIAG_BY_FAMILY = 20
-INET_DIAG_SKV6ONLY = 11
+INET_DIAG_INFO, INET_DIAG_SKMEMINFO, INET_DIAG_SKV6ONLY = 2, 7, 11
 
 #: include/net/tcp_states.h
 TCP_STATES = {
@@ -35,14 +36,18 @@ _NUMBERS = {name: number for number, name in TCP_STATES.items()}
 
 # inet_diag_req_v2: family, protocol, extensions, states, and an inet_diag_sockid that says "any"
 _REQUEST = struct.Struct("=BBBxI48x")
-# inet_diag_msg: family, state, ports and addresses (network order), interface, ..., rqueue, wqueue,
-# uid, inode
-_MESSAGE = struct.Struct("=BBxx2s2s16s16sI8x4xIIII")
+# inet_diag_msg: family, state, ports and addresses (network order), interface, cookie, ..., rqueue,
+# wqueue, uid, inode
+MESSAGE = struct.Struct("=BBxx2s2s16s16sI8s4xIIII")
+#: Of it, for who need not understand all: ports, addresses and interface; some numbers.
+ENDS, WQUEUE, INODE = slice(4, 44), slice(60, 64), slice(68, 72)
 
 
 class TcpSocket(Struct, frozen=True, kw_only=True):
     """One TCP socket."""
 
+    cookie: str
+    """What the kernel calls the socket, in hexadecimal; never given twice."""
     family: Family
     state: str
     local_address: str
@@ -80,16 +85,24 @@ class Listener(Struct, frozen=True, kw_only=True):
 
 def parse_tcp_socket(payload: bytes) -> TcpSocket | None:
     """One ``inet_diag_msg``; None for a family that is neither IPv4 nor IPv6."""
-    if len(payload) < _MESSAGE.size:
+    found = with_attributes(payload)
+    return None if found is None else found[0]
+
+
+def with_attributes(payload: bytes) -> tuple[TcpSocket, Mapping[int, bytes]] | None:
+    """The same, with what else was asked for."""
+    if len(payload) < MESSAGE.size:
         raise netlink.malformed(f"inet_diag_msg of {len(payload)} bytes")
-    number, state, sport, dport, source, destination, *numbers = _MESSAGE.unpack_from(payload)
-    ifindex, rqueue, wqueue, uid, inode = numbers
+    number, state, sport, dport, source, destination, *rest = MESSAGE.unpack_from(payload)
+    ifindex, cookie, rqueue, wqueue, uid, inode = rest
     family = FAMILIES.get(number)
     if family is None:
         return None
     width = 4 if family == "inet" else 16
-    v6only = netlink.attributes(payload, _MESSAGE.size).get(INET_DIAG_SKV6ONLY)
-    return TcpSocket(
+    more = netlink.attributes(payload, MESSAGE.size)
+    v6only = more.get(INET_DIAG_SKV6ONLY)
+    found = TcpSocket(
+        cookie=cookie.hex(),
         family=family,
         state=TCP_STATES.get(state, str(state)),
         local_address=netlink.ip_address(source[:width]),
@@ -103,16 +116,25 @@ def parse_tcp_socket(payload: bytes) -> TcpSocket | None:
         wqueue=wqueue,
         v6only=None if v6only is None else bool(netlink.unsigned(v6only)),
     )
+    return found, more
 
 
-def tcp_sockets(sock: netlink.Socket, states: tuple[str, ...]) -> tuple[TcpSocket, ...]:
-    """The TCP sockets, IPv4 then IPv6, that are in one of ``states`` (words of TCP_STATES)."""
+def answers(
+    sock: netlink.Socket, states: Iterable[str], more: Iterable[int] = (), filter: bytes = b""
+) -> Iterator[Message]:
+    """An ``inet_diag_msg`` for each TCP socket, IPv4 then IPv6, in one of ``states`` (words of
+    TCP_STATES); with what else is asked for (``INET_DIAG_INFO``, …) as attributes.
+    """
     mask = sum(1 << _NUMBERS[state] for state in set(states))
-    found = []
+    extensions = sum(1 << (each - 1) for each in more)
     for family, name in FAMILIES.items():
-        payload = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, mask)
-        found += sock.dump(SOCK_DIAG_BY_FAMILY, payload, f"SOCK_DIAG_BY_FAMILY {name} tcp")
-    parsed = (parse_tcp_socket(message.payload) for message in found)
+        payload = _REQUEST.pack(family, socket.IPPROTO_TCP, extensions, mask) + filter
+        yield from sock.dump(SOCK_DIAG_BY_FAMILY, payload, f"SOCK_DIAG_BY_FAMILY {name} tcp")
+
+
+def tcp_sockets(sock: netlink.Socket, states: Iterable[str]) -> tuple[TcpSocket, ...]:
+    """The TCP sockets, IPv4 then IPv6, that are in one of ``states``."""
+    parsed = (parse_tcp_socket(message.payload) for message in answers(sock, states))
     return tuple(each for each in parsed if each is not None)
 
 

@@ -5,26 +5,28 @@ connection request that was dropped at it (``tcp_listendrop()``, include/net/tcp
 it tells whose queue it was, which the counters of the namespace do not.
 """
 
-import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
 from whybox.kernel import netlink
-from whybox.kernel.netlink import FAMILIES, Message, attribute, attributes
-from whybox.kernel.sock_diag import SOCK_DIAG_BY_FAMILY, TCP_STATES, TcpSocket, parse_tcp_socket
+from whybox.kernel.netlink import attribute
+from whybox.kernel.sock_diag import (
+    ENDS,
+    INET_DIAG_INFO,
+    INET_DIAG_SKMEMINFO,
+    INODE,
+    MESSAGE,
+    WQUEUE,
+    TcpSocket,
+    answers,
+    with_attributes,
+)
 
 INET_DIAG_REQ_BYTECODE = 1
-INET_DIAG_INFO, INET_DIAG_SKMEMINFO = 2, 7
 _S_GE, _S_LE = 2, 3
 
-_NUMBERS = {name: number for number, name in TCP_STATES.items()}
-_REQUEST = struct.Struct("=BBBxI48x")
-_MESSAGE_BYTES = 72
-_ENDS = slice(4, 44)  # both ports, both addresses
-_SEND_QUEUE = slice(60, 64)
-_INODE = struct.Struct("=68xI")
 _OP = struct.Struct("=BBH")
 #: rmem_alloc, rcvbuf, wmem_alloc, sndbuf, fwd_alloc, wmem_queued, optmem, backlog, drops
 #: (include/uapi/linux/sock_diag.h).
@@ -53,23 +55,23 @@ class Detailed(Struct, frozen=True, kw_only=True):
 
 
 def detailed(
-    sock: netlink.Socket, states: tuple[str, ...], *, info: bool = False, queued: bool = False
+    sock: netlink.Socket, states: Iterable[str], *, info: bool = False, queued: bool = False
 ) -> Iterator[Detailed]:
     """The TCP sockets of the namespace that are in one of ``states``; with ``queued`` those alone
     whose send queue is not empty.
     """
-    wanted = 1 << (INET_DIAG_SKMEMINFO - 1) | (1 << (INET_DIAG_INFO - 1) if info else 0)
-    for message in _dump(sock, states, wanted):
-        if queued and not any(message.payload[_SEND_QUEUE]):
+    more = (INET_DIAG_SKMEMINFO, INET_DIAG_INFO) if info else (INET_DIAG_SKMEMINFO,)
+    for message in answers(sock, states, more):
+        if queued and not any(message.payload[WQUEUE]):
             continue  # most are idle, and to understand each takes time
-        parsed = parse_tcp_socket(message.payload)
-        if parsed is None:
+        found = with_attributes(message.payload)
+        if found is None:
             continue
-        found = attributes(message.payload, _MESSAGE_BYTES)
+        its, said = found
         yield Detailed(
-            socket=parsed,
-            memory=memory(found.get(INET_DIAG_SKMEMINFO, b"")),
-            info=found.get(INET_DIAG_INFO, b""),
+            socket=its,
+            memory=memory(said.get(INET_DIAG_SKMEMINFO, b"")),
+            info=said.get(INET_DIAG_INFO, b""),
         )
 
 
@@ -95,19 +97,10 @@ def unclaimed(sock: netlink.Socket, port: int) -> frozenset[bytes]:
     """Connections to a local port that no descriptor belongs to: not yet accepted."""
     states = ("established", "close_wait")
     return frozenset(
-        message.payload[_ENDS]
-        for message in _dump(sock, states, 0, _of_port(port))
-        if len(message.payload) >= _INODE.size and not _INODE.unpack_from(message.payload)[0]
+        message.payload[ENDS]
+        for message in answers(sock, states, filter=_of_port(port))
+        if len(message.payload) >= MESSAGE.size and not any(message.payload[INODE])
     )
-
-
-def _dump(
-    sock: netlink.Socket, states: tuple[str, ...], wanted: int, filter: bytes = b""
-) -> Iterator[Message]:
-    mask = sum(1 << _NUMBERS[state] for state in set(states))
-    for family, name in FAMILIES.items():
-        asked = _REQUEST.pack(family, socket.IPPROTO_TCP, wanted, mask) + filter
-        yield from sock.dump(SOCK_DIAG_BY_FAMILY, asked, f"SOCK_DIAG_BY_FAMILY {name} tcp")
 
 
 def _of_port(port: int) -> bytes:

@@ -4,24 +4,19 @@ Asked for by ``sock_diag``; the structure only ever grew at its end, so what an 
 not tell is ``None``.
 """
 
-import socket
 import struct
 from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
 from whybox.kernel import netlink
-from whybox.kernel.netlink import FAMILIES, Family
-from whybox.kernel.sock_diag import SOCK_DIAG_BY_FAMILY
+from whybox.kernel.netlink import Family
+from whybox.kernel.sock_diag import INET_DIAG_INFO, answers, with_attributes
 
-INET_DIAG_INFO = 2
 #: All in which a connection can have data on the way: established to closing, without listeners.
-_STATES = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11
+STATES = ("established", "fin_wait1", "fin_wait2", "close_wait", "last_ack", "closing")
 #: So much of the kernel's table is read; a machine with more connections is judged by its counters.
 LIMIT_BYTES = 16 << 20
-
-_REQUEST = struct.Struct("=BBBxI48x")
-_MESSAGE = struct.Struct("=BBxx2s2s16s16s4x8s4x4x4x4x4x")
 
 # Where each is in struct tcp_info, all u32.
 _AT = {
@@ -41,7 +36,7 @@ class Connection(Struct, frozen=True, kw_only=True):
     """One TCP connection, and its counters since it began."""
 
     cookie: str
-    """What the kernel calls the socket, in hexadecimal; never given twice."""
+    """Of its socket, in hexadecimal; never given twice."""
     family: Family
     local: str
     local_port: int
@@ -67,38 +62,32 @@ class Connection(Struct, frozen=True, kw_only=True):
 
 def connections(sock: netlink.Socket) -> Iterator[Connection]:
     """Those of the socket's namespace; raises OSError where there are more than can be read."""
-    for family, name in FAMILIES.items():
-        asked = f"SOCK_DIAG_BY_FAMILY {name} tcp, with its counters"
-        payload = _REQUEST.pack(family, socket.IPPROTO_TCP, 1 << (INET_DIAG_INFO - 1), _STATES)
-        for message in sock.dump(SOCK_DIAG_BY_FAMILY, payload, asked):
-            found = parse(message.payload)
-            if found is not None:
-                yield found
+    for message in answers(sock, STATES, (INET_DIAG_INFO,)):
+        found = parse(message.payload)
+        if found is not None:
+            yield found
 
 
 def parse(payload: bytes) -> Connection | None:
     """One ``inet_diag_msg``; ``None`` for a family that is neither IPv4 nor IPv6."""
-    if len(payload) < _MESSAGE.size:
-        raise netlink.malformed(f"inet_diag_msg of {len(payload)} bytes")
-    number, _, sport, dport, source, destination, cookie = _MESSAGE.unpack_from(payload)
-    family = FAMILIES.get(number)
-    if family is None:
+    found = with_attributes(payload)
+    if found is None:
         return None
-    width = 4 if family == "inet" else 16
-    info = netlink.attributes(payload, _MESSAGE.size).get(INET_DIAG_INFO, b"")
+    its, info = found[0], found[1].get(INET_DIAG_INFO, b"")
     return Connection(
-        cookie=cookie.hex(),
-        family=family,
-        local=netlink.ip_address(source[:width]),
-        local_port=int.from_bytes(sport, "big"),
-        remote=netlink.ip_address(destination[:width]),
-        remote_port=int.from_bytes(dport, "big"),
-        **{name: _word(info, at) for name, at in _AT.items()},
+        cookie=its.cookie,
+        family=its.family,
+        local=its.local_address,
+        local_port=its.local_port,
+        remote=its.remote_address,
+        remote_port=its.remote_port,
+        **{name: field(info, at) for name, at in _AT.items()},
     )
 
 
-def _word(info: bytes, at: int) -> int | None:
-    return _WORD.unpack_from(info, at)[0] if len(info) >= at + _WORD.size else None
+def field(info: bytes, at: int, layout: struct.Struct = _WORD) -> int | None:
+    """A field of ``struct tcp_info``; ``None`` from a kernel whose structure ends before it."""
+    return layout.unpack_from(info, at)[0] if len(info) >= at + layout.size else None
 
 
 def is_loopback(one: Connection) -> bool:
