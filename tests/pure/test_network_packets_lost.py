@@ -8,10 +8,11 @@ from msgspec import structs
 
 from whybox.cases.network.packets_lost.probe import Observation, judge
 from whybox.change import HostSysctl, InProgram, LinkMtu, NoQueue
-from whybox.kernel import pathloss
+from whybox.kernel import qdisc
 from whybox.kernel.losses import CONNTRACK
 from whybox.kernel.netlink import attribute
-from whybox.kernel.pathloss import Drop, Hop, Look, Queue, Watched, ever_lost
+from whybox.kernel.pathloss import Drop, Hop, Look, Watched, ever_lost
+from whybox.kernel.qdisc import Queue
 from whybox.kernel.socketowner import Owner, Owners
 from whybox.kernel.udpdrops import UdpSocket, dropping
 from whybox.model import Certainty, Finding, Severity, Verdict
@@ -265,10 +266,10 @@ def test_a_queue_as_the_kernel_tells_it() -> None:
     basic = attribute(1, struct.pack("=QI", 5000, 7))
     stats = attribute(7, basic + attribute(3, struct.pack("=5I", 3, 900, 11, 0, 5)))
     head = struct.pack("=BxxxiIII", 0, 2, 1, 0xFFFFFFFF, 0)
-    found = pathloss.queue(head + attribute(1, b"tbf\0") + stats)
+    found = qdisc.queue(head + attribute(1, b"tbf\0") + stats)
     assert found == Queue(kind="tbf", sent=7, drops=11, waiting=3)
-    assert pathloss.queue(head + attribute(1, b"noqueue\0") + stats) is None
-    assert pathloss.queue(head + attribute(1, b"tbf\0")) is None
+    assert qdisc.queue(head + attribute(1, b"noqueue\0") + stats) is None
+    assert qdisc.queue(head + attribute(1, b"tbf\0")) is None
 
 
 def test_sockets_that_dropped_something_meanwhile() -> None:

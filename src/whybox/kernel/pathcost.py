@@ -147,7 +147,7 @@ def _end(namespace: int, link: Link, queues: Mapping[int, str]) -> End:
 
 def _queues(place: str | None) -> Mapping[int, str]:
     with suppress(OSError, ValueError):
-        return {} if place is None else qdisc.roots(place)
+        return {} if place is None else qdisc.kinds(place)
     return {}
 
 

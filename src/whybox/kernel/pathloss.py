@@ -5,7 +5,6 @@ Two looks tell what was lost between them. Counters do not tell why; that is for
 """
 
 import itertools
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
@@ -14,24 +13,17 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from whybox.kernel import netlink
+from whybox.kernel import netlink, qdisc
 from whybox.kernel.conntrackdrops import Tables
 from whybox.kernel.host import Host
 from whybox.kernel.netcounters import read
 from whybox.kernel.netns import call_in
-from whybox.kernel.rtnetlink import RTM_GETLINK, Link, parse_link
+from whybox.kernel.qdisc import Queue
+from whybox.kernel.rtnetlink import IFINFOMSG, RTM_GETLINK, Link, parse_link
 from whybox.kernel.target import Target
 
 if TYPE_CHECKING:
     from whybox.kernel.hops import Around
-
-RTM_GETQDISC = 38
-TCA_KIND, TCA_STATS2, TCA_STATS_BASIC, TCA_STATS_QUEUE = 1, 7, 1, 3
-TC_H_ROOT = 0xFFFFFFFF
-
-_LINK = struct.Struct("=BxHiII")
-_TRAFFIC = struct.Struct("=BxxxiIII")
-_BASIC, _QUEUE = struct.Struct("=QI"), struct.Struct("=5I")
 
 #: With more sensors than this at once, watching would cost more than it tells.
 MOST_WATCHED = 8
@@ -49,15 +41,6 @@ LOSSES = (
 AGAIN_SHARE, BACKLOG_SHARE = 0.001, 0.0001
 #: So many datagrams without one that came: what a packet filter drops is in no counter of the way.
 UNANSWERED = 10
-
-
-class Queue(Struct, frozen=True, kw_only=True):
-    """The queueing discipline at the root of an interface."""
-
-    kind: str
-    sent: int
-    drops: int
-    waiting: int
 
 
 class Hop(Struct, frozen=True, kw_only=True):
@@ -78,7 +61,7 @@ class Hop(Struct, frozen=True, kw_only=True):
     send_dropped: int
     errors: int
     queue: Queue | None
-    """``None``: it has none (``noqueue``)."""
+    """At its root; ``None``: it has none (``noqueue``)."""
 
     @property
     def key(self) -> tuple[int, str]:
@@ -212,29 +195,10 @@ def _hop(stage: str, namespace: str, net: int, link: Link, queue: Queue | None) 
 def _interfaces(indexes: tuple[int, ...]) -> list[tuple[Link, Queue | None]]:
     """Runs in their namespace."""
     with netlink.Socket() as sock:
-        asked = [_LINK.pack(0, 0, index, 0, 0) for index in indexes]
+        asked = [IFINFOMSG.pack(0, 0, index, 0, 0) for index in indexes]
         links = [parse_link(sock.get(RTM_GETLINK, one, "RTM_GETLINK").payload) for one in asked]
-        said = sock.dump(RTM_GETQDISC, _TRAFFIC.pack(0, 0, 0, 0, 0), "RTM_GETQDISC")
-    queues: dict[int, Queue | None] = {}
-    for message in said:
-        _, index, _, parent, _ = netlink.fields(_TRAFFIC, message.payload, "tcmsg")
-        if parent == TC_H_ROOT and index in indexes:
-            queues[index] = queue(message.payload)
+        queues = {at: qdisc.queue(said) for at, said in qdisc.roots(sock) if at in indexes}
     return [(link, queues.get(link.ifindex)) for link in links]
-
-
-def queue(payload: bytes) -> Queue | None:
-    """One RTM_NEWQDISC (struct tcmsg; struct gnet_stats_basic and gnet_stats_queue)."""
-    found = netlink.attributes(payload, _TRAFFIC.size)
-    stats = netlink.attributes(found.get(TCA_STATS2, b""))
-    if netlink.text(found.get(TCA_KIND, b"")) == "noqueue":
-        return None
-    if TCA_STATS_BASIC not in stats or TCA_STATS_QUEUE not in stats:
-        return None
-    _, sent = _BASIC.unpack_from(stats[TCA_STATS_BASIC])
-    waiting, _, drops, _, _ = _QUEUE.unpack_from(stats[TCA_STATS_QUEUE])
-    kind = netlink.text(found.get(TCA_KIND, b""))
-    return Queue(kind=kind, sent=sent, drops=drops, waiting=waiting)
 
 
 def ever_lost(look: Look) -> bool:

@@ -45,8 +45,8 @@ NEIGHBOUR_STATES = (
     *("incomplete", "reachable", "stale", "delay", "probe", "failed", "noarp", "permanent"),
 )
 
-_IFINFOMSG = struct.Struct("=BxHiII")
-_IFADDRMSG = struct.Struct("=BBBBI")
+IFINFOMSG = struct.Struct("=BxHiII")
+IFADDRMSG = struct.Struct("=BBBBI")
 RTMSG = struct.Struct("=BBBBBBBBI")
 _NDMSG = struct.Struct("=BxxxiHBB")
 _RTGENMSG = struct.Struct("=Bxxx")
@@ -184,8 +184,8 @@ def _link_address(found: Mapping[int, bytes], kind: int) -> str | None:
 
 def parse_link(payload: bytes) -> Link:
     """One RTM_NEWLINK."""
-    _, _, ifindex, flags, _ = netlink.fields(_IFINFOMSG, payload, "ifinfomsg")
-    found = attributes(payload, _IFINFOMSG.size)
+    _, _, ifindex, flags, _ = netlink.fields(IFINFOMSG, payload, "ifinfomsg")
+    found = attributes(payload, IFINFOMSG.size)
     info = attributes(found.get(IFLA_LINKINFO, b""))
     link_ifindex, link_netnsid = _linked(found)
     return Link(
@@ -237,12 +237,12 @@ def _statistics(found: Mapping[int, bytes]) -> LinkStatistics | None:
 
 def parse_address(payload: bytes) -> Address | None:
     """One RTM_NEWADDR; None for a family that is neither IPv4 nor IPv6."""
-    seen = netlink.fields(_IFADDRMSG, payload, "ifaddrmsg")
+    seen = netlink.fields(IFADDRMSG, payload, "ifaddrmsg")
     number, prefix_length, flags, scope, ifindex = seen
     family = FAMILIES.get(number)
     if family is None:
         return None
-    found = attributes(payload, _IFADDRMSG.size)
+    found = attributes(payload, IFADDRMSG.size)
     # IFA_ADDRESS is the far end where there is an IFA_LOCAL that differs, else the address itself.
     other = ip_address(_required(found, IFA_ADDRESS, "address"))
     own = _ip(found, IFA_LOCAL) or other
@@ -317,13 +317,13 @@ def parse_neighbour(payload: bytes) -> Neighbour | None:
 
 def links(sock: netlink.Socket) -> tuple[Link, ...]:
     """The interfaces of the socket's namespace."""
-    found = sock.dump(RTM_GETLINK, bytes(_IFINFOMSG.size), "RTM_GETLINK")
+    found = sock.dump(RTM_GETLINK, bytes(IFINFOMSG.size), "RTM_GETLINK")
     return tuple(parse_link(message.payload) for message in found)
 
 
 def addresses(sock: netlink.Socket) -> tuple[Address, ...]:
     """Their addresses."""
-    found = sock.dump(RTM_GETADDR, bytes(_IFADDRMSG.size), "RTM_GETADDR")
+    found = sock.dump(RTM_GETADDR, bytes(IFADDRMSG.size), "RTM_GETADDR")
     parsed = (parse_address(message.payload) for message in found)
     return tuple(each for each in parsed if each is not None)
 

@@ -32,10 +32,13 @@ from whybox.kernel import netlink
 from whybox.kernel.libc import CLONE_NEWNET, setns, unshare
 from whybox.kernel.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, attribute
 from whybox.kernel.netns import call_in
+from whybox.kernel.qdisc import TC_H_ROOT, TCA_KIND, TCMSG
 from whybox.kernel.rtnetlink import (
     IFA_ADDRESS,
     IFA_LOCAL,
+    IFADDRMSG,
     IFF_UP,
+    IFINFOMSG,
     IFLA_IFNAME,
     IFLA_INFO_KIND,
     IFLA_LINKINFO,
@@ -44,12 +47,13 @@ from whybox.kernel.rtnetlink import (
     RTA_GATEWAY,
     RTA_OIF,
     RTM_GETLINK,
+    RTMSG,
 )
 from whybox.lab import packetfilter
 from whybox.lab.packetfilter import Filtered
 
 RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWQDISC, RTM_DELQDISC = 16, 20, 24, 36, 37
-TC_H_ROOT, TCA_KIND, TCA_OPTIONS, TCA_TBF_PARMS, TCA_TBF_BURST = 0xFFFFFFFF, 1, 2, 1, 6
+TCA_OPTIONS, TCA_TBF_PARMS, TCA_TBF_BURST = 2, 1, 6
 IFLA_MTU, IFLA_NET_NS_FD, IFLA_INFO_DATA, VETH_INFO_PEER = 4, 28, 2, 1
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 3, 0, 1
 
@@ -57,11 +61,6 @@ RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 3, 0, 1
 NODE_HOOKS = ("prerouting", "forward")
 
 IP_FORWARD = "/proc/sys/net/ipv4/ip_forward"
-
-_LINK = struct.Struct("=BxHiII")
-_ADDRESS = struct.Struct("=BBBBI")
-_ROUTE = struct.Struct("=BBBBBBBBI")
-_TRAFFIC = struct.Struct("=BxxxiIII")
 
 
 class Network(Struct, frozen=True, kw_only=True):
@@ -98,7 +97,7 @@ class Wires(netlink.Socket):
 
     def up(self, interface: str, on: bool = True) -> None:
         """Switch a link on or off."""
-        head = _LINK.pack(0, 0, self.index(interface), IFF_UP if on else 0, IFF_UP)
+        head = IFINFOMSG.pack(0, 0, self.index(interface), IFF_UP if on else 0, IFF_UP)
         self._change(RTM_NEWLINK, 0, head, f"switch {interface} {'on' if on else 'off'}")
 
     def add_bridge(self, name: str) -> None:
@@ -108,14 +107,14 @@ class Wires(netlink.Socket):
 
     def add_pair(self, name: str, other: str, other_ns: int) -> None:
         """Two ends of a wire, one here and one in the namespace behind a descriptor."""
-        peer = _LINK.pack(0, 0, 0, 0, 0) + _name(other)
+        peer = IFINFOMSG.pack(0, 0, 0, 0, 0) + _name(other)
         peer += attribute(IFLA_NET_NS_FD, struct.pack("=I", other_ns))
         data = attribute(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, peer))
         self._add(name, attribute(IFLA_INFO_KIND, b"veth") + data, f"add the pair {name} {other}")
 
     def join(self, interface: str, bridge: str) -> None:
         """Plug a link into a bridge."""
-        head = _LINK.pack(0, 0, self.index(interface), 0, 0)
+        head = IFINFOMSG.pack(0, 0, self.index(interface), 0, 0)
         master = attribute(IFLA_MASTER, struct.pack("=I", self.index(bridge)))
         self._change(RTM_NEWLINK, 0, head + master, f"plug {interface} into {bridge}")
 
@@ -123,7 +122,7 @@ class Wires(netlink.Socket):
         """Give a link an IPv4 address, such as ``10.0.0.2/24``."""
         text, _, length = address.partition("/")
         packed = socket.inet_aton(text)
-        head = _ADDRESS.pack(socket.AF_INET, int(length or 32), 0, 0, self.index(interface))
+        head = IFADDRMSG.pack(socket.AF_INET, int(length or 32), 0, 0, self.index(interface))
         body = attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
         flags = NLM_F_CREATE | NLM_F_REPLACE
         self._change(RTM_NEWADDR, flags, head + body, f"add {address} to {interface}")
@@ -132,7 +131,7 @@ class Wires(netlink.Socket):
         """Send what is for a network to a gateway, whatever the route was before."""
         text, _, length = network.partition("/")
         kind = (RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST)
-        head = _ROUTE.pack(socket.AF_INET, int(length), 0, 0, *kind, 0)
+        head = RTMSG.pack(socket.AF_INET, int(length), 0, 0, *kind, 0)
         body = attribute(RTA_GATEWAY, socket.inet_aton(gateway))
         body += attribute(RTA_OIF, struct.pack("=I", self.index(interface)))
         if int(length):
@@ -142,7 +141,7 @@ class Wires(netlink.Socket):
 
     def set_mtu(self, interface: str, bytes: int) -> None:
         """The largest packet that a link takes."""
-        head = _LINK.pack(0, 0, self.index(interface), 0, 0)
+        head = IFINFOMSG.pack(0, 0, self.index(interface), 0, 0)
         size = attribute(IFLA_MTU, struct.pack("=I", bytes))
         self._change(RTM_NEWLINK, 0, head + size, f"give {interface} an MTU of {bytes}")
 
@@ -156,24 +155,24 @@ class Wires(netlink.Socket):
         body = spec + b"\0" * 12 + struct.pack("=III", bytes, buffer, 0)
         options = attribute(TCA_TBF_PARMS, body)
         options += attribute(TCA_TBF_BURST, struct.pack("=I", 5000))
-        head = _TRAFFIC.pack(0, self.index(interface), 0, TC_H_ROOT, 0)
+        head = TCMSG.pack(0, self.index(interface), 0, TC_H_ROOT, 0)
         head += attribute(TCA_KIND, b"tbf\0") + attribute(TCA_OPTIONS, options)
         self._change(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE, head, f"add a tbf to {interface}")
 
     def remove_queue(self, interface: str) -> None:
         """``tc qdisc del dev X root``."""
-        head = _TRAFFIC.pack(0, self.index(interface), 0, TC_H_ROOT, 0)
+        head = TCMSG.pack(0, self.index(interface), 0, TC_H_ROOT, 0)
         self._change(RTM_DELQDISC, 0, head, f"remove the queue of {interface}")
 
     def index(self, interface: str) -> int:
         """The number of a link."""
-        asked = _LINK.pack(0, 0, 0, 0, 0) + _name(interface)
+        asked = IFINFOMSG.pack(0, 0, 0, 0, 0) + _name(interface)
         said = self.get(RTM_GETLINK, asked, f"the link {interface}")
-        _, _, index, *_ = _LINK.unpack_from(said.payload)
+        _, _, index, *_ = IFINFOMSG.unpack_from(said.payload)
         return int(index)
 
     def _add(self, name: str, info: bytes, asked: str) -> None:
-        body = _LINK.pack(0, 0, 0, 0, 0) + _name(name) + attribute(IFLA_LINKINFO, info)
+        body = IFINFOMSG.pack(0, 0, 0, 0, 0) + _name(name) + attribute(IFLA_LINKINFO, info)
         self._change(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, asked)
 
     def _change(self, kind: int, flags: int, payload: bytes, asked: str) -> None:
