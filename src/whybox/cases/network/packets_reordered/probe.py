@@ -10,6 +10,16 @@ from whybox.change import InNetwork
 from whybox.kernel import nettcp
 from whybox.kernel.arrivals import Arrival, Order, order
 from whybox.kernel.host import Host
+from whybox.kernel.netcounters import (
+    ALL_IN_VAIN,
+    DOUBLED_EACH,
+    ENOUGH,
+    ENOUGH_SHARE,
+    HANDFUL,
+    IN_VAIN_SHARE,
+    REORDERED_SHARE,
+    enough,
+)
 from whybox.kernel.nettcp import Moment
 from whybox.kernel.target import Target
 from whybox.kernel.tcpinfo import Connection, is_loopback
@@ -28,17 +38,6 @@ from whybox.model import (
     unknown,
 )
 from whybox.needs import living
-
-#: Fewer events tell nothing, however little was sent; and below a thousandth of what was sent, up
-#: to so many, nothing is wrong.
-HANDFUL, ENOUGH, ENOUGH_SHARE = 5, 50, 0.001
-
-#: Late segments for each that was sent again. Measured: loss 0.000 to 0.002, a full queue of a CPU
-#: 0.00005, reordering 1.2, jitter 19.
-REORDERED_SHARE = 0.2
-
-#: Of what was sent again, this share had arrived before. Measured: loss 0.003, reordering 0.83.
-IN_VAIN_SHARE = 0.5
 
 #: From the receiving side: so many segments that it had already, and for each of them so many that
 #: came early. Measured: 20 with reordering; 1 with loss and doubling together.
@@ -136,10 +135,6 @@ def gain(seen: Observation) -> Gain:
     )
 
 
-def _enough(of: int) -> float:
-    return max(HANDFUL, min(ENOUGH, ENOUGH_SHARE * of))
-
-
 def judge(seen: Observation) -> Finding:
     """By what the sender learns from acknowledgements; the receiver's view is weaker."""
     if seen.after.count("TcpExt.TCPSACKReorder") is None:
@@ -147,9 +142,9 @@ def judge(seen: Observation) -> Finding:
     if not seen.counted:
         return unknown("nothing can be counted in a window of no length: look for a second or more")
     by = gain(seen)
-    if by.late >= _enough(by.sent) and by.late > REORDERED_SHARE * by.again:
+    if by.late >= enough(by.sent) and by.late > REORDERED_SHARE * by.again:
         return _sender(seen, by)
-    if by.reno >= _enough(by.sent) and by.reno > REORDERED_SHARE * by.again:
+    if by.reno >= enough(by.sent) and by.reno > REORDERED_SHARE * by.again:
         return unknown(
             f"{by.reno} times segments seemed to be late, but its partners acknowledge nothing "
             "selectively (no SACK), and then doubled ones look the same"
@@ -157,7 +152,7 @@ def judge(seen: Observation) -> Finding:
     came = order(seen.arrivals)
     if came.late >= HANDFUL and came.late > REORDERED_SHARE * came.again:
         return _received(seen, by, came)
-    if by.twice >= RECEIVED_TWICE and by.early >= max(EARLY_EACH * by.twice, _enough(by.received)):
+    if by.twice >= RECEIVED_TWICE and by.early >= max(EARLY_EACH * by.twice, enough(by.received)):
         return _receiver(seen, by)
     if came.again >= HANDFUL and came.late + came.unmarked < REORDERED_SHARE * came.again:
         return clear(
@@ -175,7 +170,7 @@ def judge(seen: Observation) -> Finding:
 
 def _sender(seen: Observation, by: Gain) -> Finding:
     wasted = by.in_vain >= HANDFUL
-    lossy = by.again >= _enough(by.sent) and by.in_vain < IN_VAIN_SHARE * by.again
+    lossy = by.again >= enough(by.sent) and by.in_vain < IN_VAIN_SHARE * by.again
     harm = f"{by.in_vain} were sent again in vain" if wasted else "hardly one was sent again for it"
     return Finding(
         verdict=Verdict.FOUND,
@@ -260,14 +255,14 @@ def _receiver(seen: Observation, by: Gain) -> Finding:
 
 
 def _not(by: Gain) -> Finding:
-    if by.again < _enough(by.sent) and by.in_vain < _enough(by.sent):
+    if by.again < enough(by.sent) and by.in_vain < enough(by.sent):
         return clear(
             f"Its segments keep their order: {by.late} of {by.sent} were late, "
             f"{by.again} sent again."
         )
-    if by.in_vain > EARLY_EACH * by.again:
+    if by.in_vain > DOUBLED_EACH * by.again:
         what = "they arrive twice without being sent twice: something on the way doubles them"
-    elif by.in_vain >= 0.9 * by.again:
+    elif by.in_vain >= ALL_IN_VAIN * by.again:
         what = "those had arrived, in order: it was the answers that were held up"
     else:
         what = "they are lost, not late"
