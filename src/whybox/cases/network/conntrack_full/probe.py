@@ -273,5 +273,5 @@ CASE = Case(
     observation=Observation,
     observe=observe,
     judge=judge,
-    explains=("network/name_unresolved", "network/packets_lost"),
+    explains=("network/name_unresolved", "network/packets_lost", "security/permission_denied"),
 )
