@@ -159,7 +159,12 @@ class Box(Plan):
 
     def close(self) -> None:
         """End it and remove all of it. Again: nothing."""
-        self.closing.close()
+        try:
+            self.closing.close()
+        finally:  # what could not be put back is told; it keeps nothing else from being removed
+            self._remove()
+
+    def _remove(self) -> None:
         left = [*self._close_processes()]
         if self.groups is not None:
             left += self.groups.remove()

@@ -1,9 +1,10 @@
 """Parameters of the machine, put back exactly as they were, and of a box's own namespaces."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
+from typing import TypeVar
 
 from whybox.change import (
     Change,
@@ -17,6 +18,8 @@ from whybox.change import (
 from whybox.kernel.fsfreeze import thaw
 from whybox.kernel.netns import call_in
 from whybox.lab import quota
+
+T = TypeVar("T")
 
 
 def apply(change: Change, pid: int, closing: ExitStack) -> bool:
@@ -42,10 +45,14 @@ def apply(change: Change, pid: int, closing: ExitStack) -> bool:
 def set_sysctl(change: HostSysctl, closing: ExitStack) -> None:
     """Set one; what it was before comes back when ``closing`` is closed."""
     file = _file(change.key)
-    with open(file, encoding="ascii") as opened:
-        before = opened.read()
-    closing.callback(_write, file, before)
-    _write(file, change.value)
+    before = _of_the_machine(change.key, lambda: _read(file))
+    closing.callback(_of_the_machine, change.key, lambda: _write(file, before))
+    _of_the_machine(change.key, lambda: _write(file, change.value))
+
+
+def _of_the_machine(key: str, do: Callable[[], T]) -> T:
+    """Do it where the machine's own parameters are: we may be in a network of our own."""
+    return call_in("/proc/1/ns/net", do) if key.startswith("net.") else do()
 
 
 def set_sysctls(changes: Iterable[Change], closing: ExitStack) -> None:
@@ -75,6 +82,11 @@ def set_access(change: FileAccess, pid: int) -> None:
 
 def _file(key: str) -> str:
     return f"/proc/sys/{key.replace('.', '/')}"
+
+
+def _read(file: str) -> str:
+    with open(file, encoding="ascii") as opened:
+        return opened.read()
 
 
 def _write(file: str, text: str) -> None:

@@ -18,10 +18,15 @@ from contextlib import contextmanager, suppress
 
 from whybox.kernel.host import Host
 from whybox.kernel.libc import CLONE_NEWNET, setns, unshare
+from whybox.kernel.netns import call_in
 from whybox.kernel.task import status
 from whybox.lab.box import Box
 from whybox.lab.network import Wires
 from whybox.lab.process import Line, Program, called, die_with_parent, fork, settle, silence
+
+#: The node's interface on the way there.
+NEAR_NODE = "mid0"
+PATIENCE_SECONDS = 10.0
 
 #: The machine behind it, and the node's end of the wire to it.
 ADDRESS, GATEWAY, PREFIX = "10.99.2.2", "10.99.2.1", 24
@@ -127,6 +132,16 @@ def wired(
         yield
     finally:
         _end(pid, ours)
+        _until_gone(namespace)
+
+
+def _until_gone(namespace: str) -> None:
+    """The kernel takes a namespace apart a moment after its last process, and its wires with it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with suppress(OSError):  # no such interface; or the whole namespace has gone
+        while time.monotonic() < deadline:
+            call_in(namespace, lambda: socket.if_nametoindex(NEAR_NODE))
+            time.sleep(0.02)
 
 
 def _end(pid: int, line: Line) -> None:
@@ -143,12 +158,12 @@ def _middle(node: str, program: Program, out: Manner, back: Manner, line: Line) 
     far = _new_namespace()
     middle = _new_namespace()
     with Wires() as wires:
-        wires.add_pair("near", "mid0", here)
+        wires.add_pair("near", NEAR_NODE, here)
         wires.add_pair("far", "eth0", far)
         wires.up("near")
         wires.up("far")
         ends = [_end_of_wire("near"), _end_of_wire("far")]
-    _addressed(here, "mid0", GATEWAY, None)
+    _addressed(here, NEAR_NODE, GATEWAY, None)
     _addressed(far, "eth0", ADDRESS, GATEWAY)
     _behind(program)
     setns(middle, CLONE_NEWNET)
