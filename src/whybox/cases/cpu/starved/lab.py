@@ -15,8 +15,9 @@ from whybox.lab.lab import Lab
 from whybox.lab.process import Program
 from whybox.model import Finding
 
-#: What others have; a sixteenth of it; and so much that what else the machine does is not felt.
-ORDINARY, SMALL, HEAVY = 1024, 64, 131_072
+#: What others have; a sixteenth of it; and so much that what else the machine does is hardly felt,
+#: and whybox still gets to look.
+ORDINARY, SMALL, HEAVY = 1024, 64, 16_384
 
 
 def healthy(box: Box) -> None:
