@@ -51,8 +51,13 @@ def set_sysctl(change: HostSysctl, closing: ExitStack) -> None:
 
 
 def _of_the_machine(key: str, do: Callable[[], T]) -> T:
-    """Do it where the machine's own parameters are: we may be in a network of our own."""
-    return call_in("/proc/1/ns/net", do) if key.startswith("net.") else do()
+    """Do it where the machine's own parameters are: we may be in a network of our own.
+
+    Kernel threads are in the first network namespace, and everybody may look at them.
+    """
+    if not key.startswith("net.") or not os.path.exists("/proc/2/ns/net"):
+        return do()
+    return call_in("/proc/2/ns/net", do)
 
 
 def set_sysctls(changes: Iterable[Change], closing: ExitStack) -> None:
