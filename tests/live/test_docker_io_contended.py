@@ -29,8 +29,9 @@ SMALL = (
     "usleep 2000; done"
 )
 FILE = "dd if=/dev/zero of=/data/big bs=1M count=64 oflag=direct"
-ONE = "while :; do dd if=/data/big of=/dev/null bs=1M iflag=direct; done"
-FLOOD = f"{FILE}; for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sh -c '{ONE}' & done; wait"
+ONE = "while :; do dd if=/data/big of=/dev/null bs=4M iflag=direct; done"
+READERS = " ".join(map(str, range(24)))
+FLOOD = f"{FILE}; for i in {READERS}; do sh -c '{ONE}' & done; wait"
 
 _numbers = itertools.count(1)
 
