@@ -175,7 +175,7 @@ def soon(box: Box) -> None:
 
     def first() -> None:
         room = os.statvfs(DATA)
-        os.close(write(f"{DATA}/large", int(0.92 * room.f_bavail * room.f_frsize)))
+        os.close(write(f"{DATA}/large", int(0.96 * room.f_bavail * room.f_frsize)))
 
     def again() -> None:
         descriptor = os.open(f"{DATA}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -314,14 +314,14 @@ def nearly_and_steady(box: Box) -> None:
 
     def first() -> None:
         room = os.statvfs(DATA)
-        os.close(write(f"{DATA}/database", int(0.92 * room.f_bavail * room.f_frsize)))
+        os.close(write(f"{DATA}/database", int(0.96 * room.f_bavail * room.f_frsize)))
 
     def again() -> None:
         descriptor = os.open(f"{DATA}/database", os.O_WRONLY)
         os.pwrite(descriptor, b"y" * 4096, 0)
         os.close(descriptor)
 
-    disk.mounted(box, DATA, mib=DISK_MIB)
+    disk.mounted(box, DATA, mib=4 * DISK_MIB)
     begin(box, once_then_again(first, again))
 
 
