@@ -22,6 +22,14 @@ def _root() -> None:
     require("needs root" if os.geteuid() else None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests prove is no news to who uses this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WHYBOX_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     """One Docker engine for the whole run."""
