@@ -33,9 +33,10 @@ pure: $(VENV)/tested bpf ## tests without a kernel, and the doctests: seconds
 live: $(VENV)/tested compiled bpf packages ## readers, labs and real Docker on this host's kernel (root)
 	$(LIVE) $(PYTEST) -q tests/live
 
-# Emulated, a machine is ten times as slow, and uses one CPU and a half: two of them share the work.
-# They run what a kernel decides: the labs, real containers, and of the traces those that stand for
-# the ways of looking. All of these: make traces; anything else: make vm VMTESTS=tests/live
+# Emulated, a machine is ten times as slow, and uses one CPU and a half: two of them share the labs,
+# and what is about CPUs runs alone. They run what a kernel decides: the labs, real containers, and
+# of the traces those that stand for the ways of looking. All of these: make traces; anything else:
+# make vm VMTESTS=tests/live
 TRACES := tests/live/test_bpf.py $(filter-out %trouble.py,$(wildcard tests/live/test_trace_*.py))
 DOCKER := tests/live/test_docker_cases.py tests/live/test_docker_killed_on_stop.py
 SOME := $(addprefix tests/live/test_,bpf.py trace_signals.py trace_runqueue.py trace_exec.py)
@@ -48,11 +49,11 @@ vm: $(VENV)/tested bpf
 	$(VM) $(INSIDE) $(VMTESTS)
 else
 vm: $(VENV)/tested bpf ## labs, Docker and traces on another kernel: make vm KERNEL=6.1
-	$(VM) true  # what both need is made once
-	$(VM) $(INSIDE) $(LABS) -k "process or cpu or memory or security" > $(VENV)/vm.log 2>&1 & \
-	  other=$$!; \
-	  $(VM) sh -c '$(INSIDE) $(LABS) -k "storage or network" && $(INSIDE) $(DOCKER) $(SOME)'; \
+	$(VM) true  # what all need is made once
+	$(VM) $(INSIDE) $(LABS) -k "process or memory or security" > $(VENV)/vm.log 2>&1 & other=$$!; \
+	  $(VM) $(INSIDE) $(LABS) -k "storage or network"; \
 	  status=$$?; wait $$other || status=$$?; cat $(VENV)/vm.log; exit $$status
+	$(VM) sh -c '$(INSIDE) $(LABS) -k cpu && $(INSIDE) $(DOCKER) $(SOME)'
 endif
 
 # One BPF object for all kernels. Ten minutes each, so not a part of make test; make kernels runs
