@@ -83,7 +83,7 @@ def test_a_neighbour_that_fills_the_queue_is_named_with_its_share() -> None:
     assert finding.summary.startswith("docker abababababab fills the queue of sda, with 90%")
     assert "each of its 200 IOs waited 6 ms there, behind 4 IOs of others" in finding.summary
     change = finding.cures[0].change
-    assert change == IoLimit("8:0", "write bytes", int(450 * MIB * 0.25), f"/docker/{ID}")
+    assert change == IoLimit("8:0", "write bytes", int(450 * MIB * 0.1), f"/docker/{ID}")
 
 
 @pytest.mark.parametrize(
