@@ -89,7 +89,7 @@ def test_a_neighbour_that_fills_the_queue_is_named_with_its_share() -> None:
 @pytest.mark.parametrize(
     ("there", "says"),
     [
-        (seen(own(1.0)), "waits little"),
+        (seen(own(0.9)), "waits little"),
         (seen(own(6.0, count=20)), "waits little"),
         (seen(own(bytes=600 * MIB)), "nobody is in its way"),
         (seen(waited_ms=1500), "nobody is in its way"),

@@ -14,7 +14,7 @@ from whybox.lab.process import Program
 from whybox.model import Finding
 
 MIB = 1 << 20
-WRITERS = 20
+WRITERS = 32
 DEPTH = 4
 SMALL = 4096
 PAUSE = 0.002

@@ -31,7 +31,9 @@ from .queue import Queue, queue
 #: It waits for IO so much of the window, at the disk and by its tasks.
 LEAST_WAIT, CRITICAL_WAIT = 0.1, 0.5
 #: One IO of its takes as long as this on average: less is what a disk takes.
-LEAST_EACH_NS = 2_000_000
+LEAST_EACH_NS = 1_000_000
+#: The same of all IOs of a disk, where its own are not told apart: large ones take longer.
+LEAST_DISK_NS = 2_000_000
 #: Others did so much of all that the disk did, and one of them so much that it is named.
 LEAST_OTHERS, LEAST_RIVAL = 0.5, 0.25
 #: So many IOs of others were in the disk's queue at a time.
@@ -87,7 +89,7 @@ def _crowded(it: Queue) -> bool:
 def _by_counters(worst: Queue, seen: Contention) -> Finding:
     if not _crowded(worst):
         return clear(words.alone(worst, seen), evidence=words.evidence(worst, seen))
-    if seen.waited is None or worst.disk_each_ns < LEAST_EACH_NS:
+    if seen.waited is None or worst.disk_each_ns < LEAST_DISK_NS:
         return unknown(
             f"Others do {worst.others:.0%} of what {worst.disk.name} does; whether its own IO "
             f"waits for that is not told here ({seen.waits.reason}): ask as root on the host.",
