@@ -40,8 +40,8 @@ LEAST_OTHERS, LEAST_RIVAL = 0.5, 0.25
 LEAST_QUEUE = 1.0
 #: In a shorter window a moment looks like a state.
 SHORTEST_SECONDS = 0.5
-#: A neighbour is to have so much of what it takes now: what a disk can do changes with what is asked
-#: of it (a quarter was not always enough, measured in an emulated machine).
+#: A neighbour is to have so much of what it takes now: what a disk can do changes with what is
+#: asked of it (a quarter was not always enough, measured in an emulated machine).
 LEFT = 0.1
 
 
