@@ -1,13 +1,9 @@
 """storage/io_throttled on Docker containers: --device-write-bps on a volume, and look-alikes."""
 
-import itertools
-import os
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from tests.live.conftest import require
 from tests.live.engine import Engine
 from tests.live.test_docker_cases import (
     Diagnose,
@@ -15,35 +11,16 @@ from tests.live.test_docker_cases import (
     diagnose,
     found,
 )
-from whybox.kernel.host import Host
-from whybox.kernel.mountinfo import mounts
-from whybox.lab import disk
+from tests.live.volumes import device, volume
 from whybox.lab.disk import Disk
 
-__all__ = ["diagnose"]
+__all__ = ["diagnose", "volume"]
 
 pytestmark = pytest.mark.docker
 
 CASE = "storage/io_throttled"
 DIRECT = "while :; do dd if=/dev/zero of=/data/f bs=64k count=256 oflag=direct conv=notrunc; done"
 SLOWLY = "while :; do dd if=/dev/zero of=/data/f bs=64k count=1 oflag=direct; usleep 100000; done"
-
-_numbers = itertools.count(1)
-
-
-@pytest.fixture
-def volume() -> Iterator[Disk]:
-    """A file system on a disk of its own."""
-    require(disk.missing(Host()))
-    made = Disk(f"docker-{os.getpid()}-{next(_numbers)}", mib=64)
-    yield made
-    made.remove()
-
-
-def device(volume: Disk) -> str:
-    """The file of its disk."""
-    (source,) = (m.source for m in mounts(Host(), "self") if m.mountpoint == volume.mountpoint)
-    return source
 
 
 def test_a_limit_on_a_volumes_disk_is_found_and_taken_off_by_the_printed_command(

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -59,7 +60,7 @@ def sending(
         container = engine.run(image, "fillsend", *to)
         pid = container.pid
         for state in states:
-            assert until(lambda state=state: state(pid)), engine.logs(container)  # type: ignore[misc]
+            assert until(partial(state, pid)), engine.logs(container)
             peer.begun = True
         yield container
         engine.rm(container)

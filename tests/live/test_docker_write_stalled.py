@@ -1,25 +1,19 @@
 """storage/write_stalled on Docker containers: syncs that a limit holds back, and look-alikes."""
 
-import itertools
-import os
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from tests.live.conftest import require
 from tests.live.engine import Engine
 from tests.live.test_docker_cases import (
     Diagnose,
     cured_by_printed_commands,
     diagnose,
 )
-from whybox.kernel.host import Host
-from whybox.kernel.mountinfo import mounts
-from whybox.lab import disk
+from tests.live.volumes import device, volume
 from whybox.lab.disk import Disk
 
-__all__ = ["diagnose"]
+__all__ = ["diagnose", "volume"]
 
 pytestmark = pytest.mark.docker
 
@@ -27,23 +21,6 @@ CASE = "storage/write_stalled"
 SYNCED = "while :; do dd if=/dev/zero of=/data/f bs=1M count=1 conv=fsync 2>/dev/null; done"
 DIRECT = "while :; do dd if=/dev/zero of=/data/f bs=64k count=256 oflag=direct conv=notrunc; done"
 PIPE = "yes | while read -r line; do sleep 1; done"
-
-_numbers = itertools.count(1)
-
-
-@pytest.fixture
-def volume() -> Iterator[Disk]:
-    """A file system on a disk of its own."""
-    require(disk.missing(Host()))
-    made = Disk(f"docker-{os.getpid()}-{next(_numbers)}", mib=64)
-    yield made
-    made.remove()
-
-
-def device(volume: Disk) -> str:
-    """The file of its disk."""
-    (source,) = (m.source for m in mounts(Host(), "self") if m.mountpoint == volume.mountpoint)
-    return source
 
 
 def test_syncs_that_a_limit_holds_back_are_slow_for_that_and_cured_by_the_printed_command(

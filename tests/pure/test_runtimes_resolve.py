@@ -6,98 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.pure.engines import ENGINE, LIST, SOCKET, inspected, names, tree
 from tests.pure.runtimes_tree import V1, A, B, C, Tree, replies, server
 from whybox.kernel.host import Host
 from whybox.kernel.target import Port
 from whybox.runtimes.docker import Docker
-from whybox.runtimes.resolve import Resolution, TargetError, everything, resolve
+from whybox.runtimes.resolve import TargetError, everything, resolve
 
-SOCKET = "var/run/docker.sock"
-LIST = [
-    {
-        "Id": A,
-        "Names": ["/other/alias", "/web"],
-        "Image": "nginx:1",
-        "Command": "nginx -g 'x'",
-        "Created": 5,
-        "Ports": [
-            {"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"},
-            {"PrivatePort": 443, "Type": "tcp"},
-        ],
-        "Labels": {"unknown": "ignored"},
-    },
-    {"Id": B, "Names": ["/db"], "Ports": None},
-    {"Id": C, "Names": ["/gone"]},
-]
-STATE = {
-    "Status": "exited",
-    "Running": False,
-    "Pid": 0,
-    "ExitCode": 137,
-    "OOMKilled": True,
-    "StartedAt": "2024-01-02T03:04:05.5Z",
-    "FinishedAt": "2024-01-02T03:05:05.5Z",
-}
-
-
-def inspected(id: str, name: str, **state: object) -> dict[str, object]:
-    return {
-        "Id": id,
-        "Name": f"/{name}",
-        "Created": "2024-01-02T03:04:05Z",
-        "Path": "nginx",
-        "Args": ["-g", "a b"],
-        "RestartCount": 3,
-        "State": STATE | state,
-        "Config": {"Image": "nginx:1", "StopSignal": "SIGQUIT"},
-        "HostConfig": {"CgroupParent": ""},
-        "NetworkSettings": {
-            "Ports": {
-                "80/tcp": [
-                    {"HostIp": "0.0.0.0", "HostPort": "8080"},
-                    {"HostIp": "::", "HostPort": "8080"},
-                ],
-                "53/udp": [{"HostIp": "127.0.0.1", "HostPort": "53"}],
-                "443/tcp": None,
-            }
-        },
-    }
-
-
-EVENTS = "\n".join(
-    json.dumps({"Action": action, "Actor": {"ID": A, "Attributes": told}})
-    for action, told in [
-        ("start", {"image": "nginx:1"}),
-        ("kill", {"signal": "15", "name": "web"}),
-        ("oom", None),
-        ("die", {"exitCode": "137", "execDuration": "60"}),
-    ]
-)
-ENGINE = {
-    "/containers/json": json.dumps(LIST),
-    f"/containers/{A}/json": json.dumps(inspected(A, "web", Status="running", Pid=7, ExitCode=0)),
-    f"/containers/{B}/json": json.dumps(inspected(B, "db", Status="running", Pid=8, ExitCode=0)),
-    f"/containers/{C}/json": json.dumps(inspected(C, "gone")),
-    "/events": EVENTS,
-    "/info": json.dumps({"CgroupDriver": "cgroupfs"}),
-}
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    """Two Docker containers, one of lxc, a systemd unit, a bare group and a bare pid namespace."""
-    tree = Tree(tmp_path)
-    tree.task(7, f"/docker/{A}", nspid=1)
-    tree.task(8, f"/system.slice/docker-{B}.scope", nspid=1)
-    tree.task(9, "/lxc.payload.box", nspid=1)
-    tree.task(10, "/system.slice/ssh.service")
-    tree.task(11, "/mine")
-    tree.task(12, "/", nspid=1)
-    return tree
-
-
-def names(found: Resolution) -> list[str]:
-    return [target.name for target in found.targets]
+__all__ = ["tree"]  # the fixture
 
 
 def test_a_name_is_the_engines(tree: Tree) -> None:
@@ -361,43 +277,6 @@ def test_everything_is_what_lives_with_the_names_of_one_list(tree: Tree) -> None
 
 def test_everything_needs_no_engine(tree: Tree) -> None:
     assert names(everything(tree.host)) == ["12", A, B, "box"]
-
-
-def test_podman_behind_dockers_socket_is_one_engine(tree: Tree) -> None:
-    podman = tree.root / "run/podman/podman.sock"
-    (tree.root / "var/run").mkdir(parents=True)
-    (tree.root / SOCKET).symlink_to(podman)
-    with server(podman, replies(ENGINE)) as asked:
-        (gone,) = resolve(tree.host, ["gone"]).targets
-    assert (gone.runtime, gone.cgroups) == ("podman", {"": f"/libpod_parent/libpod-{C}"})
-    assert sum(each.startswith("/containers/json") for each in asked) == 1
-
-
-@pytest.mark.parametrize(
-    ("action", "told", "expected"),
-    [
-        ("died", {"containerExitCode": "1"}, "die exitCode=1"),
-        ("die", {"containerExitCode": "1", "exitCode": "1"}, "die exitCode=1"),
-        ("start", {"containerExitCode": "0"}, "start"),
-        ("kill", {"containerExitCode": "0"}, "kill"),
-    ],
-)
-def test_podmans_events_are_said_in_dockers_words(
-    tree: Tree, action: str, told: dict[str, str], expected: str
-) -> None:
-    said = {"Action": action, "Actor": {"Attributes": told}}
-    podman = tree.root / "run/podman/podman.sock"
-    with server(podman, replies(ENGINE | {"/events": json.dumps(said)})):
-        (gone,) = resolve(tree.host, ["podman://gone"]).targets
-    assert gone.exit is not None
-    assert gone.exit.events == (expected,)
-
-
-def test_podman_repeats_a_program_without_arguments(tree: Tree) -> None:
-    said = json.dumps(inspected(C, "gone") | {"Path": "/bin/top", "Args": ["/bin/top"]})
-    podman = tree.root / "run/podman/podman.sock"
-    with server(podman, replies(ENGINE | {f"/containers/{C}/json": said})):
-        assert resolve(tree.host, ["gone"]).targets[0].command == "/bin/top"
 
 
 def test_a_name_that_no_engine_accepts_is_never_sent(tree: Tree) -> None:

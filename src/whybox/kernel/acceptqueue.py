@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 from whybox.kernel import netlink
 from whybox.kernel.host import Host, ParseError
 from whybox.kernel.netns import call_in
-from whybox.kernel.netpath import counters, place
+from whybox.kernel.netpath import own_counters, place
 from whybox.kernel.target import Target
 from whybox.kernel.tcpdetail import Detailed, detailed, unclaimed
 
@@ -129,11 +129,7 @@ def _who(sock: netlink.Socket, port: int) -> str | None:
 
 
 def _counts() -> Counts:
-    # /proc/net would be the main thread's.
-    found: dict[str, int] = {}
-    for name in ("netstat", "snmp"):
-        with open(f"/proc/thread-self/net/{name}", encoding="ascii") as file:
-            found |= counters(file.read(1 << 16))
+    found = own_counters("netstat", "snmp")
     if "TcpExt.ListenOverflows" not in found:
         raise ParseError("/proc/net/netstat", "no TcpExt ListenOverflows")
     told = {field: found.get(f"TcpExt.{name}", 0) for field, name in _COUNTED.items()}

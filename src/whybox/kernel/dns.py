@@ -152,8 +152,8 @@ def _ipv4(data: bytes) -> _Ip | None:
     start = (data[0] & 0xF) * 4
     if start < 20 or int.from_bytes(data[6:8], "big") & 0x1FFF:
         return None  # not the first fragment
-    addresses = (socket.inet_ntop(socket.AF_INET, data[at : at + 4]) for at in (12, 16))
-    return (4, data[9], *addresses, data[start:])  # type: ignore[return-value]
+    source, destination = (socket.inet_ntop(socket.AF_INET, data[at : at + 4]) for at in (12, 16))
+    return 4, data[9], source, destination, data[start:]
 
 
 def _ipv6(data: bytes) -> _Ip | None:

@@ -12,12 +12,11 @@ from whybox.kernel.flow import meter_of
 from whybox.kernel.host import Host
 from whybox.kernel.netconf import Settings, settings
 from whybox.kernel.netns import call_in
-from whybox.kernel.netpath import among, counters, namespaces
+from whybox.kernel.netpath import among, namespaces, own_counters
 from whybox.kernel.packetfilter import Chain, Ruleset, policy_of
 from whybox.kernel.rtnetlink import Address, Link, Neighbour, Route
 from whybox.kernel.sock_diag import Listener, listeners
 
-SNMP = ("/proc/thread-self/net/snmp", "/proc/thread-self/net/netstat")
 IP6_TABLES = "/proc/thread-self/net/ip6_tables_names"
 BRIDGE_CALLS = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 
@@ -195,7 +194,7 @@ def _bridge_calls() -> bool:
 
 def _counters() -> dict[str, int]:
     found: dict[str, int] = {}
-    for path in SNMP:
-        with suppress(OSError), open(path, encoding="ascii") as file:
-            found |= counters(file.read(1 << 16))
+    for name in ("snmp", "netstat"):
+        with suppress(OSError):
+            found |= own_counters(name)
     return found

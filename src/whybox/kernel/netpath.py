@@ -161,6 +161,15 @@ def counters(text: str) -> dict[str, int]:
     return found
 
 
+def own_counters(*files: str) -> dict[str, int]:
+    """What these files (``snmp``, ``netstat``) count in the running thread's network namespace."""
+    found: dict[str, int] = {}
+    for name in files:  # /proc/net would be the main thread's
+        with open(f"/proc/thread-self/net/{name}", encoding="ascii") as file:
+            found |= counters(file.read(1 << 16))
+    return found
+
+
 def _near(ports: frozenset[int]) -> Near:
     """Runs in the container's namespace."""
     with netlink.Socket() as sock:
@@ -172,7 +181,7 @@ def _near(ports: frozenset[int]) -> Near:
             answers=answers,
             neighbours=tuple(n for n in rtnetlink.neighbours(sock) if n.address in gateways),
             listeners=_listeners(ports) if ports else (),
-            counters=_own_counters(),
+            counters=own_counters("snmp"),
         )
 
 
@@ -190,12 +199,6 @@ def _listeners(ports: frozenset[int]) -> tuple[Listener, ...] | None:
             return tuple(each for each in listeners(sock) if each.port in ports)
     except OSError:
         return None
-
-
-def _own_counters() -> dict[str, int]:
-    # /proc/net would be the main thread's.
-    with open("/proc/thread-self/net/snmp", encoding="ascii") as file:
-        return counters(file.read(1 << 16))
 
 
 def _inode(host: Host, path: str) -> int | None:
@@ -252,7 +255,7 @@ def _side() -> Side:
             links=rtnetlink.links(sock),
             addresses=rtnetlink.addresses(sock),
             forwarding=settings(sock).forwarding,
-            counters=_own_counters(),
+            counters=own_counters("snmp"),
         )
 
 

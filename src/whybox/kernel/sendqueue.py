@@ -12,7 +12,7 @@ from msgspec import Struct
 from whybox.kernel import netlink
 from whybox.kernel.host import Host, ParseError
 from whybox.kernel.netns import call_in
-from whybox.kernel.netpath import counters, place
+from whybox.kernel.netpath import own_counters, place
 from whybox.kernel.target import Target
 from whybox.kernel.tcpdetail import Detailed, detailed
 from whybox.kernel.tcpinfo import field
@@ -151,11 +151,7 @@ def sending(one: Detailed) -> Sending | None:
 
 
 def _counts() -> Counts:
-    # /proc/net would be the main thread's.
-    found: dict[str, int] = {}
-    for name in ("netstat", "snmp"):
-        with open(f"/proc/thread-self/net/{name}", encoding="ascii") as file:
-            found |= counters(file.read(1 << 16))
+    found = own_counters("netstat", "snmp")
     if _NAMES["timeouts"] not in found:
         raise ParseError("/proc/net/netstat", "no TcpExt TCPTimeouts")
     told = {field: found.get(name, 0) for field, name in _NAMES.items() if field != "too_big"}
