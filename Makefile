@@ -19,6 +19,7 @@ help: ## show this list
 
 demo: compiled ## make a problem in a disposable container, diagnose it, cure it (root)
 	@$(BIN)/whybox lab run cpu/throttled
+	@echo "Now your own: $(BIN)/whybox ps, then $(BIN)/whybox diagnose NAME"
 
 test: check pure live vm ## everything: static checks, pure, live and VM tests (root)
 
