@@ -124,7 +124,7 @@ def test_a_large_tree_is_looked_through_in_time_and_where_it_was_filled_last() -
 def test_a_project_quota_is_told_from_a_full_disk_and_raised_by_the_printed_change() -> None:
     reason = quota.missing(Host())
     if reason is not None and os.environ.get("WHYBOX_VM") != "1":
-        pytest.skip(f"{reason}; the VM runs it")
+        pytest.skip(f"{reason}; make vm VMTESTS=tests/live runs it")
     with Box("project") as box:
         made = disk.Disk(box.name, mib=64, projects=True)
         box.closing.callback(made.remove)

@@ -100,7 +100,10 @@ def test_privileged_itself_where_the_kernel_gives_it(
 ) -> None:
     mine = task.status(Host(), "self").cap_bnd
     if not mine & capability.mask(["SYS_RESOURCE"]):
-        pytest.skip("root without CAP_SYS_RESOURCE: the engine cannot give all; make vm runs it")
+        pytest.skip(
+            "root without CAP_SYS_RESOURCE: the engine cannot give all; "
+            "make vm VMTESTS=tests/live runs it"
+        )
     container = engine.run(image, *GIVES_AWAY, options=("--privileged",))
     time.sleep(1)
     finding = diagnose(container)[CASE]

@@ -28,7 +28,7 @@ ALLOWED = ("--memory", "40m", "--memory-swap", "-1")
 def swap() -> Iterator[None]:
     """Swap, for one test."""
     if not OURS:
-        pytest.skip("swap is the whole machine's: make vm runs it")
+        pytest.skip("swap is the whole machine's: make vm VMTESTS=tests/live runs it")
     with ExitStack() as closing:
         lab_swap.file(closing)
         yield

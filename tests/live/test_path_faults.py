@@ -48,7 +48,7 @@ def test_each_fault_is_named_by_its_hop(name: str) -> None:
     require(networks.unmet_need())
     fault = FAULTS[name]
     if fault.machine and not OURS:
-        pytest.skip("it would change the whole machine; make vm runs it")
+        pytest.skip("it would change the whole machine; make vm VMTESTS=tests/live runs it")
     with broken(fault) as world:
         began = time.monotonic()
         finding = asked(world, fault, fault.to)

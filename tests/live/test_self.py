@@ -81,7 +81,7 @@ def ill(name: str, box: Box) -> None:
     """The box of a lab with whybox in it, its trouble made."""
     lab = load(name)
     if lab.breaks is Breaks.KERNEL and not OURS:
-        pytest.skip("it can harm the machine: make vm runs it")
+        pytest.skip("it can harm the machine: make vm VMTESTS=tests/live runs it")
     if (reason := impossible(lab, Host(), may_break_kernel=OURS)) is not None:
         pytest.skip(reason)
     furnish(box)
