@@ -120,7 +120,7 @@ def test_the_quota_and_the_burst_that_are_advised_end_the_throttling(kind: type)
         box.cpu(cores=0.5, shares=HEAVY)
         # Not in step with the periods, of which two together might pay for a peak each time.
         box.start(workload.bursts(tasks=2, cpu_ms=38, every_ms=530))
-        report = look(Host(window_seconds=5.0), [box.target()], {"cpu/throttled": CASE})
+        report = look(Host(window_seconds=8.0), [box.target()], {"cpu/throttled": CASE})
         (finding,) = report.targets[0].findings
         change = next(c.change for c in finding.cures if isinstance(c.change, kind))
         assert change is not None

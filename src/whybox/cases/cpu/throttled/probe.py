@@ -293,7 +293,15 @@ def _peaks(worst: Throttling, seen: Observation) -> Peaks | None:
         used_usec=seen.used_usec or 0,
         quota_usec=worst.quota_usec,
         period_usec=worst.period_usec,
+        wide=_wide(seen),
     )
+
+
+def _wide(seen: Observation) -> int:
+    """On how many CPUs at once it works."""
+    # Threads that came and went left no account: they may have had all of them.
+    active = 0 if seen.demand is None else seen.demand.active_threads
+    return min(active or seen.cpus, seen.cpus)
 
 
 def _enough(worst: Throttling, seen: Observation, peaks: Peaks | None) -> float:
