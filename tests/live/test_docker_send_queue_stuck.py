@@ -42,6 +42,8 @@ def far() -> Iterator[str]:
         ip("route", "add", f"{tcppeer.ADDRESS}/32", "via", "10.98.0.2")
         yield f"/run/netns/{FAR}"
     finally:
+        # A namespace's devices go some time after its name: the next one's would meet this one.
+        subprocess.run(["ip", "link", "del", WIRE], check=False)
         ip("netns", "del", FAR)
 
 

@@ -29,30 +29,46 @@ SOURCE = r"""
 
 static volatile unsigned long sink;
 
-__attribute__((noinline)) void one_third(long part)
+__attribute__((noinline)) void one_third(long turns)
 {
-	for (volatile long turn = 0; turn < part; turn++)
+	for (volatile long turn = 0; turn < turns; turn++)
 		sink += turn;
 	sink++;
 }
 
-__attribute__((noinline)) void two_thirds(long part)
+__attribute__((noinline)) void two_thirds(long turns)
 {
-	for (volatile long turn = 0; turn < 2 * part; turn++)
+	for (volatile long turn = 0; turn < turns; turn++)
 		sink += turn;
 	sink++;
 }
 
-static long spent_ms(void)
+static long spent_us(void)
 {
 	struct timespec spent;
 
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent);
-	return spent.tv_sec * 1000 + spent.tv_nsec / 1000000;
+	return spent.tv_sec * 1000000 + spent.tv_nsec / 1000;
+}
+
+/* What a turn costs differs between the two by where they lie: the CPU clock says whose turn it is.
+ * Turns of one length could keep step with the samples. */
+static void share_out(long cpu_us)
+{
+	long one = 0, two = 0, now = spent_us();
+
+	while (now < cpu_us) {
+		long turns = 50000 + random() % 100000, before = now;
+		int first = two <= 2 * one;
+
+		(first ? two_thirds : one_third)(turns);
+		now = spent_us();
+		*(first ? &two : &one) += now - before;
+	}
 }
 
 /* dec %rdi; jnz -5; ret */
-static void made_code(long cpu_ms)
+static void made_code(long cpu_us)
 {
 	int rights = PROT_READ | PROT_WRITE | PROT_EXEC, flags = MAP_PRIVATE | MAP_ANONYMOUS;
 	char *code = mmap(NULL, 4096, rights, flags, -1, 0);
@@ -64,26 +80,20 @@ static void made_code(long cpu_ms)
 	map = fopen(name, "w");
 	fprintf(map, "%lx 6 js:compiled in the box\n", (long)code);
 	fclose(map);
-	while (spent_ms() < cpu_ms)
+	while (spent_us() < cpu_us)
 		((void (*)(long))code)(3000000);
 }
 
 int main(int argc, char **argv)
 {
 	const char *what = argc > 3 ? argv[3] : "";
-	long cpu_ms = atol(argv[2]);
+	long cpu_us = 1000 * atol(argv[2]);
 
 	if (strcmp(argv[1], "-"))
 		unlink(argv[1]);
 	if (!strcmp(what, "jit"))
-		made_code(cpu_ms);
-	/* Turns of one length could keep step with the samples. */
-	while (spent_ms() < cpu_ms) {
-		long part = 50000 + random() % 100000;
-
-		two_thirds(part);
-		one_third(part);
-	}
+		made_code(cpu_us);
+	share_out(cpu_us);
 	while (strcmp(what, "exit"))
 		pause();
 	return 0;
