@@ -64,6 +64,7 @@ def seen(
     cpus: tuple[Used, ...] = (cpu(0, 1.0), cpu(1, 1.0)),
     rivals: tuple[Rival, ...] = (NEIGHBOUR,),
     levels: tuple[Stops, ...] = (),
+    observer: float = 0.0,
 ) -> Observation:
     """Two seconds on two CPUs."""
     ran = sum(one.run_ns for one in threads)
@@ -78,6 +79,7 @@ def seen(
         local_stopped_usec=None,
         cpus=cpus,
         group_cpus=None,
+        observer_ns=int(observer * WINDOW_NS),
         rivals=rivals,
         hidden=False,
     )
@@ -102,6 +104,29 @@ def test_a_neighbour_of_the_same_weight_is_named_with_its_share() -> None:
     assert "2 busy threads waited 2.00 s in these 2.0 s, 50% of their time" in finding.summary
     assert finding.cures[0].change == CpuWeight(32_768)
     assert "docker y" in finding.cures[-1].advice
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_who_waits_for_whybox_alone_is_well(threads: int) -> None:
+    """As measured on two emulated CPUs, where looking takes a quarter of one."""
+    waiting = [thread(0.85, 0.15, tid=tid) for tid in range(threads)]
+    busy = tuple(cpu(n, (threads * 0.85 + 0.34) / 2) for n in range(2))
+    finding = judge(seen(*waiting, cpus=busy, rivals=(), observer=0.25))
+    assert finding.verdict is Verdict.CLEAR
+    assert "for whybox itself, which looked" in finding.summary
+
+
+def test_whybox_does_not_hide_a_neighbour() -> None:
+    finding = judge(seen(thread(0.5, 0.5), thread(0.5, 0.5, tid=8), observer=0.25))
+    assert finding.verdict is Verdict.FOUND
+    assert "docker y" in finding.summary
+
+
+def test_on_few_of_many_cpus_whybox_was_seldom() -> None:
+    """It moves about: of 0.3 cores that others used on CPU 0, a quarter of 0.3 may be its own."""
+    cpus = (cpu(0, 1.0), cpu(1, 0.1), cpu(2, 0.1), cpu(3, 0.1))
+    finding = judge(seen(thread(0.7, 0.3, cpus=(0,)), cpus=cpus, rivals=(), observer=0.3))
+    assert finding.verdict is Verdict.FOUND
 
 
 def test_a_small_weight_is_told_where_the_two_meet() -> None:
@@ -293,6 +318,31 @@ def test_neighbours_are_found_by_groups_and_processes_and_meet_at_their_level(
     assert (sibling.level, sibling.own, sibling.rival) == (path, 64, 1024)
     assert task is not None
     assert (task.level, task.own, task.rival) == ("/docker", 1024, 336)
+
+
+def test_whybox_is_nobodys_neighbour(tmp_path: Path) -> None:
+    host = tree(tmp_path)
+    (tmp_path / "proc/self/mountinfo").rename(tmp_path / "proc/60/mountinfo")
+    (tmp_path / "proc/self").rmdir()
+    (tmp_path / "proc/self").symlink_to("60")
+    path = "/docker/" + "a" * 64
+    cgroups = {"cpu": path, "cpuacct": path}
+    target = Target(id="a" * 64, name="a", runtime="docker", init=None, cgroups=cgroups)
+    me = Process(
+        pid=60,
+        comm="whybox",
+        start_ticks=1,
+        used_ns=10**9,
+        nice=0,
+        realtime=False,
+        kernel=False,
+    )
+    before = Census(groups={"/": 0, "/docker": 0, path: 0}, processes={})
+    after = Census(groups={"/": 10**9, "/docker": 0, path: 0}, processes={60: me})
+    assert cpurivals.rivals(host, target, before, after, WINDOW_NS) == ()
+    assert cpurivals.observer_ns(host, target, before, after) == 10**9
+    inside = structs.replace(target, runtime="self")
+    assert cpurivals.observer_ns(host, inside, before, after) == 0
 
 
 def test_an_idle_group_weighs_next_to_nothing(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ class Contention(Struct, frozen=True, kw_only=True):
     """Nobody used the CPUs meanwhile: something stopped it that is not seen."""
     others_used_ns: int
     """CPU time that others used on those CPUs."""
+    by_observer_ns: int = 0
+    """While whybox itself looked."""
 
     def matters(self, wait_ns: int, least_of_window: float, least_of_work: float) -> bool:
         """Whether so much waiting is felt: a part of the window, and of what was to be done."""
@@ -44,31 +46,35 @@ def contention(
     elapsed_ns: int,
     used_ns: int,
     stopped_ns: int,
+    observer_ns: int = 0,
 ) -> Contention:
     """Divide up the waiting; ``cpus`` are those on which it may run.
 
     ``stopped_ns`` is how long a quota stopped it, summed over run queues: no thread can have
-    waited longer for that reason (measured: one thread waits just as long).
+    waited longer for that reason (measured: one thread waits just as long). ``observer_ns`` is
+    what whybox itself used of those CPUs: who waits for it alone is well again when it is gone.
     """
     waits = [max(one.wait_ns - stopped_ns, 0) for one in threads]
     wait, run = sum(waits), sum(one.run_ns for one in threads)
     busy = sum(cpu.busy_ns for cpu in cpus)
     others = max(busy - max(used_ns, run), 0)
     count = _wanting(threads)
-    by_others = min(_by_others(wait, others, busy, count, len(cpus)), wait)
+    behind = min(_by_others(wait, others, busy, count, len(cpus)), wait)
+    by_observer = behind * min(observer_ns, others) // max(others, 1)
     # Whoever waits has its CPU run somebody else.
     seen = max(waits, default=0) <= busy * 1.1 + elapsed_ns * 0.05
-    own = wait - by_others if seen and count > 1 else 0
+    own = wait - behind if seen and count > 1 else 0
     return Contention(
         elapsed_ns=elapsed_ns,
         cpus=tuple(cpu.cpu for cpu in cpus),
         threads=count,
         run_ns=run,
         wait_ns=sum(one.wait_ns for one in threads),
-        by_others_ns=by_others,
+        by_others_ns=behind - by_observer,
         by_itself_ns=own,
-        unexplained_ns=wait - by_others - own,
-        others_used_ns=others,
+        unexplained_ns=wait - behind - own,
+        others_used_ns=max(others - observer_ns, 0),
+        by_observer_ns=by_observer,
     )
 
 

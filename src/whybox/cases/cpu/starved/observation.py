@@ -34,17 +34,22 @@ class Observation(Struct, frozen=True, kw_only=True):
     rivals: tuple[Rival, ...]
     hidden: bool
     """Whether there may be groups above it that cannot be seen from here."""
+    observer_ns: int = 0
+    """What whybox itself used meanwhile, on whichever CPU."""
 
 
 def contended(seen: Observation) -> Contention:
     """For whom it waited."""
     allowed = _allowed(seen)
+    cpus = [one for one in seen.cpus if one.cpu in allowed]
     return contention(
         wanting(seen),
-        [one for one in seen.cpus if one.cpu in allowed],
+        cpus,
         elapsed_ns=seen.elapsed_ns,
         used_ns=seen.used_ns,
         stopped_ns=stopped_ns(seen),
+        # It moves about, so each CPU had its part.
+        observer_ns=seen.observer_ns * len(cpus) // max(len(seen.cpus), 1),
     )
 
 

@@ -56,7 +56,7 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
     yield
     now = cpuwait.look(host, group)
     elapsed_ns = host.monotonic_ns() - started
-    used_now = _used_ns(host, target)
+    used_now, everybody_now = _used_ns(host, target), cpucensus.census(host)
     return Observation(
         elapsed_ns=elapsed_ns,
         group=group.path,
@@ -68,7 +68,8 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
         local_stopped_usec=_difference(local, cpu.local_stopped_usec(host, group)),
         cpus=cpustat.used(machine, cpustat.times(host), elapsed_ns),
         group_cpus=cpuset.effective(host, target.group(host, "cpuset")),
-        rivals=cpurivals.rivals(host, target, everybody, cpucensus.census(host), elapsed_ns),
+        rivals=cpurivals.rivals(host, target, everybody, everybody_now, elapsed_ns),
+        observer_ns=cpurivals.observer_ns(host, target, everybody, everybody_now),
         hidden=target.runtime == "self" and target.namespaces.get("cgroup") != INITIAL["cgroup"],
     )
 
@@ -243,6 +244,9 @@ def _harmless(seen: Observation, it: Contention) -> str:
     waits = f"{it.wait_ns / 1e9:.2f} s for a CPU in these {it.elapsed_ns / 1e9:.1f} s"
     if any(level.throttled for level in seen.levels):
         return f"Its {ran}{waits}, which its quota explains: not others, but cpu/throttled."
+    if matters(it, it.by_observer_ns):
+        own = f"{it.by_observer_ns / 1e9:.2f} s of that for whybox itself, which looked"
+        return f"Its {ran}{waits}, {own}; the rest is not felt."
     return f"Its {ran}{waits}: that is not felt."
 
 
