@@ -76,7 +76,8 @@ def test_a_bandwidth_limit_at_the_host_end_and_the_printed_command(
 ) -> None:
     with behind(engine, image) as container:
         end = _host_end(container)
-        limit = ["root", "tbf", "rate", "200kbit", "burst", "2000", "limit", "100000"]
+        # Seven of them in a second: emulated, a program asks no more than ten times.
+        limit = ["root", "tbf", "rate", "60kbit", "burst", "2000", "limit", "100000"]
         subprocess.run(["tc", "qdisc", "add", "dev", end, *limit], check=True)
         slow = diagnose(container)[CASE]
         assert slow["verdict"] == "found", slow["summary"]
