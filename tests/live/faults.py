@@ -11,13 +11,14 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from msgspec import Struct
 
+from whybox.change import HostSysctl
 from whybox.kernel.host import Host
 from whybox.kernel.netns import call_in
 from whybox.kernel.target import Target, described
+from whybox.lab.machine import set_sysctl
 
 SPACES = ("c", "d", "h", "x")
 SETUP = """\
@@ -205,14 +206,14 @@ FAULTS: dict[str, Fault] = {
     "hairpin": Fault(do=(PUBLISH,), to=NODE, names=("vc", "hairpin")),
     "over-broad DNAT": Fault(do=(PUBLISH,), to=D, names=("PREROUTING", "172.30.0.2", "hairpin")),
     "tracking full": Fault(
-        machine=(("net/netfilter/nf_conntrack_max", "8"),), tracked=12, names=("tracking", "full")
+        machine=(("net.netfilter.nf_conntrack_max", "8"),), tracked=12, names=("tracking", "full")
     ),
     "no room for neighbours": Fault(
         do=(
             "h sh -c 'for n in $(seq 100 119); do echo neigh replace 172.31.0.$n "
             "lladdr 02:00:00:00:00:01 nud stale dev up0; done | ip -batch -'",
         ),
-        machine=(("net/ipv4/neigh/default/gc_thresh3", "8"),),
+        machine=(("net.ipv4.neigh.default.gc_thresh3", "8"),),
         names=("neighbours", "full"),
     ),
     "same address twice": Fault(
@@ -285,10 +286,7 @@ class World:
 
     def set(self, name: str, value: str) -> None:
         """A parameter of the machine, put back afterwards."""
-        file = Path("/proc/sys", name)
-        before = file.read_text()
-        self._stack.callback(file.write_text, before)
-        file.write_text(value)
+        set_sysctl(HostSysctl(name, value), self._stack)
 
     def target(self, space: str) -> Target:
         """A process in a namespace, as whybox is asked about it."""

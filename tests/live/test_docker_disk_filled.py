@@ -138,15 +138,15 @@ def test_what_a_container_says_and_its_engine_keeps(
 def test_what_lies_on_a_volume_and_who_else_suffers(
     engine: Engine, image: str, diagnose: Diagnose, disk: Disk
 ) -> None:
+    # On a full disk the engine starts nothing.
+    beside = engine.run(image, "sh", "-c", TRAP + AND_ON.format("/tmp"))
     container = _filling(engine, image, "/data", "-v", "store:/data")
     _until_full(disk)
-    finding = diagnose(container)[CASE]
-    assert finding["verdict"] == "found"
-    assert "Most of it is the volume store, at /data" in finding["summary"]
-    beside = engine.run(image, "sh", "-c", TRAP + AND_ON.format("/tmp"))
-    other = diagnose(beside)[CASE]
+    finding, other = diagnose(container)[CASE], diagnose(beside)[CASE]
     engine.rm(container, beside)
     engine.docker("volume", "rm", "store")
+    assert finding["verdict"] == "found"
+    assert "Most of it is the volume store, at /data" in finding["summary"]
     assert other["verdict"] == "found"
     assert "Not by this container" in other["summary"]
     assert f"Docker {container.id[:12]} holds" in other["summary"]

@@ -74,8 +74,8 @@ def test_a_queue_made_small_and_left_alone(
     states = (lab.small, lab.cut_refused)
     with sending(engine, image, far, lab.Losing(), lab.SMALL, *states) as container:
         findings = diagnose(container)
-    assert found(findings) == {CASE}
     finding = findings[CASE]
+    assert found(findings) == {CASE}, finding["summary"]
     assert finding["severity"] == "critical"
     assert f"its limit is {lab.LIMIT}" in finding["summary"]
     assert "fillsend (pid " in finding["summary"]
