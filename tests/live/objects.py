@@ -60,14 +60,17 @@ class Kernel(Struct, frozen=True, kw_only=True):
     questions: dict[str, Tested]
 
 
-def specs() -> Iterator[Spec]:
-    """Every object that some sensor knows."""
+def specs() -> Iterator[tuple[str, Spec]]:
+    """Every object that some sensor knows, by name; one in a lesser form has that with it."""
     for module in pkgutil.iter_modules(sensors.__path__):
-        found = importlib.import_module(f"{sensors.__name__}.{module.name}")
-        yield from (value for value in vars(found).values() if isinstance(value, Spec))
+        found = vars(importlib.import_module(f"{sensors.__name__}.{module.name}"))
+        for constant, spec in found.items():
+            if isinstance(spec, Spec):
+                form = "" if constant == "SPEC" else f" ({constant.lower()})"
+                yield spec.name + form, spec
 
 
-def loaded(spec: Spec) -> Loaded:
+def loaded(name: str, spec: Spec) -> Loaded:
     """Load and attach it, for real."""
     host = Host()
     try:
@@ -75,12 +78,10 @@ def loaded(spec: Spec) -> Loaded:
             choice = object.choice
     except OSError as error:
         reason = str(error.strerror or error)
-        return Loaded(name=spec.name, programs=(), refused=reason, falls_back=spec.falls_back)
+        return Loaded(name=name, programs=(), refused=reason, falls_back=spec.falls_back)
     programs = [Program(name=n, section=s, state=_state(s)) for n, s in choice.taken.items()]
     programs += [Program(name=n, section="", state=lack) for n, lack in choice.left.items()]
-    return Loaded(
-        name=spec.name, programs=tuple(programs), refused=None, falls_back=spec.falls_back
-    )
+    return Loaded(name=name, programs=tuple(programs), refused=None, falls_back=spec.falls_back)
 
 
 def _state(section: str) -> str:
@@ -121,7 +122,7 @@ def main() -> None:
     """Print it."""
     kernel = Kernel(
         release=os.uname().release,
-        objects=tuple(loaded(spec) for spec in specs()),
+        objects=tuple(loaded(*one) for one in specs()),
         questions={} if sys.argv[1:] == ["--quick"] else questions(),
     )
     sys.stdout.write("\n" + msgspec.json.encode(kernel).decode() + "\n")

@@ -75,7 +75,7 @@ def test_a_queue_made_small_and_left_alone(
     with sending(engine, image, far, lab.Losing(), lab.SMALL, *states) as container:
         findings = diagnose(container)
     finding = findings[CASE]
-    assert found(findings) == {CASE}, finding["summary"]
+    assert found(findings) == {CASE}, (finding["summary"], finding["evidence"])
     assert finding["severity"] == "critical"
     assert f"its limit is {lab.LIMIT}" in finding["summary"]
     assert "fillsend (pid " in finding["summary"]

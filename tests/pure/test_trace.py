@@ -80,6 +80,13 @@ def test_a_program_is_under_both_licences(source: Path) -> None:
     assert "LICENSE_SECTION;" in text
 
 
+@pytest.mark.parametrize("source", SOURCES, ids=lambda f: f.name)
+def test_a_program_has_no_atomic_operation_that_linux_5_10_lacks(source: Path) -> None:
+    """Before commit 981f94c3e921 (5.12) there was addition, and its result was not to be had."""
+    for line in source.read_text().splitlines():
+        assert not re.search(r"__sync_(?!fetch_and_add)|=.*__sync_|return .*__sync_", line), line
+
+
 COST = Cost(run_ns=2_000_000, runs=1000, missed=0)
 
 

@@ -74,8 +74,7 @@ def calls(sensors: Sensors, slot: int) -> tuple[str, ...]:
     raw = sensors.calls.map("made").get(_INDEX.pack(slot))
     if raw is None:
         return ()
-    bits = int.from_bytes(raw, "little")
-    numbers = (n for n in range(2 * EVERY_CALL) if bits >> n & 1)
+    numbers = (n for n, made in enumerate(raw) if made)
     names = (syscalltable.name(n % EVERY_CALL, compat=n >= EVERY_CALL) for n in numbers)
     return tuple(sorted(set(names)))
 
