@@ -239,11 +239,16 @@ class World:
         return f"/run/netns/{self.names[space]}"
 
     def run(self, line: str) -> None:
-        """``h ip link …``: a command in a namespace."""
+        """``h ip link …``: a command in a namespace; ``machine …``: in the first one."""
         space, _, words = line.partition(" ")
-        command = ["ip", "netns", "exec", self.names[space], *shlex.split(words)]
+        command = [*self._within(space), *shlex.split(words)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}: {done.stderr}"
+
+    def _within(self, space: str) -> tuple[str, ...]:
+        if space == "machine":  # where kthreadd is
+            return ("nsenter", "--net=/proc/2/ns/net")
+        return ("ip", "netns", "exec", self.names[space])
 
     def keep(self, opened: socket.socket) -> socket.socket:
         self._stack.callback(opened.close)

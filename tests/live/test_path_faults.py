@@ -36,8 +36,9 @@ def asked(world: World, fault: Fault, to: str) -> Finding:
 def cured(world: World, fault: Fault, finding: Finding) -> None:
     """Run the printed commands of the first cure at the host, and look again."""
     commands = finding.cures[0].commands
+    host = "machine" if fault.machine else "h"
     for command in commands:
-        world.run(f"h sh -c {shlex.quote(command)}")
+        world.run(f"{host} sh -c {shlex.quote(command)}")
     if commands:
         again = asked(world, fault, fault.to)
         assert again.verdict is Verdict.CLEAR, f"after {commands}: {again.summary}"
