@@ -135,6 +135,23 @@ def test_a_hanging_engine_costs_one_deadline_and_a_note(tree: Tree) -> None:
     assert found.notes[0].startswith("docker did not answer within 1 s: names")
 
 
+def test_a_slow_engine_is_asked_again_for_a_name_that_it_alone_may_know(tree: Tree) -> None:
+    known, lists = replies(ENGINE), iter((None,))
+    with server(tree.root / SOCKET, lambda r: next(lists, known(r))) as asked:
+        found = resolve(tree.host, ["web"])
+    assert names(found) == ["web"]
+    assert found.notes == ()
+    assert sum(resource.startswith("/containers/json") for resource in asked) == 2
+
+
+def test_an_engine_that_hangs_is_asked_again_once(tree: Tree) -> None:
+    said = r"^No such container: web; no engine answered"
+    hangs = server(tree.root / SOCKET, lambda _: None)
+    with hangs as asked, pytest.raises(TargetError, match=said):
+        resolve(tree.host, [A, "web", "db"])
+    assert len(asked) == 2
+
+
 def test_an_engine_that_lists_but_does_not_inspect_gives_the_names(tree: Tree) -> None:
     known = replies(ENGINE)
     with server(

@@ -23,6 +23,8 @@ RUNTIMES = ("docker", "podman", "containerd", "cri-o", "lxc", "nspawn", "whybox"
 _FULL_ID = re.compile(r"[0-9a-f]{64}")
 _UNIT = re.compile(r"[^/]+\.(service|scope|slice|socket|mount|swap)")
 _SHOWN_AT_MOST = 8
+#: An engine that hangs costs a second; one that alone may know a name is waited for so long again.
+PATIENCE_SECONDS = 3.0
 
 
 class TargetError(Exception):
@@ -95,6 +97,20 @@ class Directory:
             for line in lines:
                 found.setdefault(line.id, (engine, line))
         return found
+
+    def ask_again(self) -> bool:
+        """Give engines that were too slow more time for their list, once; whether there were any.
+
+        A machine without CPU to spare is what people ask about, and its engine is slow too.
+        """
+        slow = [e for e in self.engines if isinstance(self.failures.get(e.runtime), TimeoutError)]
+        late = [engine for engine in slow if engine.seconds < PATIENCE_SECONDS]
+        for engine in late:
+            engine.seconds = PATIENCE_SECONDS
+            del self.failures[engine.runtime]
+        if late:
+            self.__dict__.pop("listed", None)
+        return bool(late)
 
     @property
     def silent(self) -> bool:
@@ -202,15 +218,25 @@ def _named(known: Directory, word: str, name: str, runtime: str | None) -> Targe
         if runtime in (None, living.runtime):
             return known.described(living)
     everyone = tuple(known.candidates(runtime))
+    hit = _hit(everyone, word, name)
+    if hit is None and runtime is None and _UNIT.fullmatch(name) and _unit_groups(known.host, name):
+        return known.described(_unit(known.host, name))
+    if hit is None and known.ask_again():
+        everyone = tuple(known.candidates(runtime))
+        hit = _hit(everyone, word, name)
+    if hit is not None:
+        return known.target(hit.id)
+    raise _nobody(known, word, name, everyone)
+
+
+def _hit(everyone: Sequence[Candidate], word: str, name: str) -> Candidate | None:
     for fits in _ORDER:
         hits = [candidate for candidate in everyone if fits(candidate, name)]
         if len(hits) > 1:
             raise TargetError(f"{printable(word)} may be any of {_shown(map(str, hits))}")
         if hits:
-            return known.target(hits[0].id)
-    if runtime is None and _UNIT.fullmatch(name) and _unit_groups(known.host, name):
-        return known.described(_unit(known.host, name))
-    raise _nobody(known, word, name, everyone)
+            return hits[0]
+    return None
 
 
 def _begins(candidate: Candidate, name: str) -> bool:
