@@ -72,6 +72,7 @@ class Taking:
 class Losing(Taking):
     """Once much is on the way it gets only pieces: what comes first is lost, and that again and
     again, until a hole behind it was filled. So a sender that heeds what it is told gets through.
+    (That the very last is sent again is a probe for lost tails, which heeds nothing.)
     """
 
     def __init__(self) -> None:
@@ -85,13 +86,18 @@ class Losing(Taking):
         """Bytes behind the first that it did not take."""
         return self.highest - self.taken
 
+    @property
+    def _pieces(self) -> int:
+        """Where the pieces begin that it has."""
+        return self.taken + ENOUGH * 2 // 3
+
     def came(self, peer: Peer, segment: Segment) -> None:
         again = segment.end <= self.highest
         self.highest = max(self.highest, segment.end)
         if self.taken < self.takes or self.filled:
             super().came(peer, segment)
             return
-        self.filled = self.begun and again and segment.start > self.taken
+        self.filled = self.begun and again and self.taken < segment.start < self._pieces
         if self.filled:
             self.taken = self.highest
             peer.acknowledge(self.taken)
@@ -102,7 +108,7 @@ class Losing(Taking):
             self._take_more(peer)
         elif not self.filled:
             self.turn = (self.turn + 1) % 7
-            start = self.taken + ENOUGH * 2 // 3 + MSS * self.turn
+            start = self._pieces + MSS * self.turn
             peer.acknowledge(self.taken, ((start, start + 5 * MSS),))
 
     def _take_more(self, peer: Peer) -> None:
