@@ -22,6 +22,8 @@ pytestmark = pytest.mark.docker
 
 CASE = "network/send_queue_stuck"
 FAR, WIRE = f"whybox-peer-{os.getpid()}", f"peer{os.getpid() % 100000}"
+#: A second timeout comes late where a machine is emulated.
+PATIENCE_SECONDS = 40.0
 
 
 def ip(*words: str) -> None:
@@ -62,7 +64,7 @@ def sending(
         container = engine.run(image, "fillsend", *to)
         pid = container.pid
         for state in states:
-            assert until(partial(state, pid)), engine.logs(container)
+            assert until(partial(state, pid), PATIENCE_SECONDS), engine.logs(container)
             peer.begun = True
         yield container
         engine.rm(container)

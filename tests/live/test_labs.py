@@ -1,8 +1,4 @@
-"""Every lab proves its case on this kernel: the same driver as ``whybox prove``.
-
-In a virtual machine of ours only the cases of the lab's area judge it; ``make proof`` has all of
-them judge, on both kernels.
-"""
+"""Every lab proves its case on this kernel: the same driver as ``whybox prove``."""
 
 import os
 
@@ -25,11 +21,5 @@ def test_the_lab_proves_its_case(name: str) -> None:
     if reason is not None and not OURS:
         pytest.skip(f"{reason}; make vm runs it")
     require(reason)  # whatever one kernel cannot do, that one can
-    proof = prove(name, lab, {known: cases.load(known) for known in judges(name)})
+    proof = prove(name, lab, {known: cases.load(known) for known in cases.names()})
     assert proof.proved, "\n".join(proof.failures)
-
-
-def judges(name: str) -> list[str]:
-    """All cases; emulated, where their looking takes most of the time, those of the same area."""
-    area = name.split("/")[0]
-    return [known for known in cases.names() if not OURS or known.split("/")[0] == area]

@@ -1,5 +1,6 @@
 """Applying the very change that was printed: to the running box, or to a new one."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,6 +29,7 @@ def treated(case: str, lab: Lab, box: Box, change: Change) -> Iterator[Box]:
             (lab.cured or lab.healthy)(fresh)
             yield fresh
     elif box.wait(0) is None and box.apply(change):
+        time.sleep(lab.settle_seconds)
         yield box
     else:
         box.close()

@@ -50,3 +50,5 @@ class Lab(Struct, frozen=True, kw_only=True):
     needs: tuple[Callable[[Host], str | None], ...] = ()
     """Why this kernel cannot make the trouble, or ``None``."""
     window_seconds: float = 2.0
+    settle_seconds: float = 0.0
+    """How long what began before the cure goes on after it."""

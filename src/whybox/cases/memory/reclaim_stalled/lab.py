@@ -175,4 +175,6 @@ LAB = Lab(
     numbers=numbers,
     also=("cpu/blocked_in_kernel",),
     window_seconds=3.0,
+    # A task that is slowed down sleeps out its penalty (MEMCG_MAX_HIGH_DELAY_JIFFIES).
+    settle_seconds=2.0,
 )
