@@ -61,15 +61,15 @@ def ample(box: Box) -> None:
 
 
 def one_at_a_time(box: Box) -> None:
-    """The same peaks, one task after the other: each fits into the quota of a period."""
+    """Smaller peaks, of one task: each fits into the quota of a period."""
     box.cpu(cores=0.5, shares=HEAVY)
-    box.start(workload.bursts(tasks=1, cpu_ms=30, every_ms=400))
+    box.start(workload.bursts(tasks=1, cpu_ms=20, every_ms=400))
 
 
 def saved_up(box: Box) -> None:
     """Peaks above the quota, which it may save for."""
     box.cpu(cores=0.5, burst_usec=50_000, shares=HEAVY)
-    box.start(workload.bursts(tasks=2, cpu_ms=35, every_ms=500))
+    box.start(workload.bursts(tasks=2, cpu_ms=28, every_ms=500))
 
 
 def in_the_past(box: Box) -> None:
