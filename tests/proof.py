@@ -26,6 +26,7 @@ Made by `make proof`, which runs `whybox prove` on the development machine (cgro
 v2 tree) and on Debian's kernel in QEMU (pure cgroup v2). A case is proved where its lab, healthy,
 is clear; every look-alike is not found; reproduced in each way it is found, and nothing else is
 that does not follow from it; the printed cure, applied, makes it clear; and nothing is left behind.
+What is reproduced is judged by all cases.
 """
 
 MATRIX = """\
