@@ -9,7 +9,7 @@ from whybox.kernel import capability, cgroup, kmsg, task, tracefs
 from whybox.kernel.bpf import ability
 from whybox.kernel.cgroup import UNIFIED
 from whybox.kernel.host import Host
-from whybox.kernel.namespace import INITIAL, host_namespaces, namespace
+from whybox.kernel.namespace import FIRST_NET, INITIAL, host_namespaces, namespace
 
 
 class Sight(Struct, frozen=True, kw_only=True):
@@ -113,7 +113,7 @@ def _namespaces(host: Host) -> Sight:
     gap = None
     if "net" not in known:
         gap = "the host's own namespaces cannot be told from here"
-    elif not os.access(host.path("/proc/2/ns/net"), os.R_OK):
+    elif not os.access(host.path(FIRST_NET), os.R_OK):
         gap = "other network namespaces cannot be entered: run it as root"
     return Sight(what="namespaces", lets="the path of a packet, hop by hop", gap=gap, says="open")
 

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from whybox.change import HostSysctl
 from whybox.kernel.host import Host
+from whybox.kernel.namespace import FIRST_NET
 from whybox.kernel.netns import call_in
 from whybox.kernel.target import Target, described
 from whybox.lab.machine import set_sysctl
@@ -246,8 +247,8 @@ class World:
         assert done.returncode == 0, f"{line}: {done.stderr}"
 
     def _within(self, space: str) -> tuple[str, ...]:
-        if space == "machine":  # where kthreadd is
-            return ("nsenter", "--net=/proc/2/ns/net")
+        if space == "machine":
+            return ("nsenter", f"--net={FIRST_NET}")
         return ("ip", "netns", "exec", self.names[space])
 
     def keep(self, opened: socket.socket) -> socket.socket:

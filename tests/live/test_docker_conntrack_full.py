@@ -10,6 +10,7 @@ import pytest
 
 from tests.live.engine import Container, Engine
 from tests.live.test_docker_cases import Diagnose, diagnose
+from whybox.kernel.namespace import FIRST_NET
 from whybox.kernel.netns import call_in
 
 __all__ = ["diagnose"]  # a fixture
@@ -19,7 +20,6 @@ pytestmark = pytest.mark.docker
 CASE = "network/conntrack_full"
 MAX = "/proc/sys/net/netfilter/nf_conntrack_max"
 #: The first namespace's number is the machine's; the engine lives in another one.
-FIRST = "/proc/2/ns/net"
 LARGEST = 2000
 GATEWAY = "172.17.0.1"
 
@@ -27,12 +27,12 @@ GATEWAY = "172.17.0.1"
 @pytest.fixture
 def small_table() -> Iterator[None]:
     """Few entries for the whole machine, while the test lasts."""
-    before = call_in(FIRST, _read)
-    call_in(FIRST, lambda: _write(str(LARGEST)))
+    before = call_in(FIRST_NET, _read)
+    call_in(FIRST_NET, lambda: _write(str(LARGEST)))
     try:
         yield
     finally:
-        call_in(FIRST, lambda: _write(before))
+        call_in(FIRST_NET, lambda: _write(before))
 
 
 def _read() -> str:
@@ -92,7 +92,7 @@ def test_a_full_table_of_the_host_and_the_printed_command(
         assert "and this container 0 %" in other["summary"]
         (command,) = finding["cures"][0]["commands"]
         assert command == f"sysctl -w net.netfilter.nf_conntrack_max={2 * LARGEST}"
-        subprocess.run(["nsenter", f"--net={FIRST}", *command.split()], check=True)
+        subprocess.run(["nsenter", f"--net={FIRST_NET}", *command.split()], check=True)
         assert diagnose(container)[CASE]["verdict"] == "clear"
 
 

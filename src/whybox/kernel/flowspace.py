@@ -10,6 +10,7 @@ from whybox.kernel import conntrack, iptables, netlink, nftables, routelookup, r
 from whybox.kernel.conntrack import Table
 from whybox.kernel.flow import meter_of
 from whybox.kernel.host import Host
+from whybox.kernel.namespace import HOST_NETS
 from whybox.kernel.netconf import Settings, settings
 from whybox.kernel.netns import call_in
 from whybox.kernel.netpath import among, namespaces, own_counters
@@ -121,11 +122,10 @@ class Space:
     def place_of(self, netnsid: int) -> str | None:
         """A path to the namespace that this one knows by a number."""
         key = f"netns {netnsid} of {self.inode}"
-        likely = ("/proc/self/ns/net", "/proc/2/ns/net")
         return self._host.remembered(
             key,
             lambda: (
-                among(self.path, netnsid, likely)
+                among(self.path, netnsid, HOST_NETS)
                 or among(self.path, netnsid, namespaces(self._host))
             ),
         )

@@ -5,6 +5,7 @@ from msgspec import Struct, structs
 from whybox.kernel.flow import Endpoint, Step, meter_of
 from whybox.kernel.flowspace import Space
 from whybox.kernel.host import Host
+from whybox.kernel.namespace import HOST_NETS
 from whybox.kernel.netview import WIRES
 from whybox.kernel.packetfilter import Named, Outcome, Packet
 from whybox.kernel.rtnetlink import Link
@@ -13,8 +14,6 @@ from whybox.kernel.rtnetlink import Link
 MOST_HOPS = 24
 #: Of a filter whose answer depends on what is not known, so many rules are named.
 MOST_SUSPECTS = 8
-
-HOST_PLACES = ("/proc/self/ns/net", "/proc/2/ns/net")
 
 
 class Narrow(Struct, frozen=True, kw_only=True):
@@ -69,7 +68,7 @@ class Trail:
 
     def _label(self, inode: int) -> str:
         """Whybox is run on the host; where it is not, kthreadd is there all the same."""
-        own, first = (self._inode(place) for place in HOST_PLACES)
+        own, first = (self._inode(place) for place in HOST_NETS)
         if inode == own:
             return "the host"
         return "the first namespace" if inode == first else f"net:[{inode}]"

@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 from whybox.kernel import cgroup, netlink, routelookup, rtnetlink
 from whybox.kernel.finding import recognise
 from whybox.kernel.host import Host
-from whybox.kernel.namespace import inode_in, namespace
+from whybox.kernel.namespace import HOST_NETS, inode_in, namespace
 from whybox.kernel.netns import call_in
 from whybox.kernel.netpath import KEPT, OUTSIDE, Path
 from whybox.kernel.netview import WIRES, View, Way
@@ -238,8 +238,7 @@ class Owners:
 
 
 def _host_path(host: Host, inode: int) -> str | None:
-    places = ("/proc/self/ns/net", "/proc/2/ns/net")
-    return next((p for p in places if _inode(host, p) == inode), None)
+    return next((p for p in HOST_NETS if _inode(host, p) == inode), None)
 
 
 def _inode(host: Host, path: str) -> int | None:

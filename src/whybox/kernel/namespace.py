@@ -22,6 +22,11 @@ INITIAL: Mapping[str, int] = {
     "uts": 0xEFFFFFFE,
 }
 
+#: The first network namespace: kthreadd lives in it, and everybody may look at kthreadd.
+FIRST_NET = "/proc/2/ns/net"
+#: Where the host's network is most likely found: ours, and the first one.
+HOST_NETS = ("/proc/self/ns/net", FIRST_NET)
+
 
 def inode_in(link: str) -> int:
     """The inode in the text of a namespace link."""

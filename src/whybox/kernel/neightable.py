@@ -11,10 +11,9 @@ from contextlib import suppress
 
 from whybox.kernel.conntrack import stats
 from whybox.kernel.host import Host
+from whybox.kernel.namespace import FIRST_NET
 from whybox.kernel.netns import call_in
 
-#: kthreadd lives in the first namespace.
-_FIRST = "/proc/2/ns/net"
 STATISTICS = "/proc/thread-self/net/stat/arp_cache"
 LIMIT = "/proc/sys/net/ipv4/neigh/default/gc_thresh3"
 METER = "arp_cache table_fulls"
@@ -28,12 +27,12 @@ def table_fulls(text: str) -> int:
 def meters(host: Host) -> dict[str, int]:
     """The same as a counter by name; nothing where it is not told."""
     with suppress(OSError):
-        return {METER: table_fulls(call_in(_FIRST, lambda: host.text(STATISTICS)))}
+        return {METER: table_fulls(call_in(FIRST_NET, lambda: host.text(STATISTICS)))}
     return {}
 
 
 def limit(host: Host) -> int | None:
     """How many neighbours there may be; ``None`` where it is not told."""
     with suppress(OSError):
-        return call_in(_FIRST, lambda: host.optional_number(LIMIT))
+        return call_in(FIRST_NET, lambda: host.optional_number(LIMIT))
     return None

@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 
 from whybox.kernel import netlink, routelookup, rtnetlink
 from whybox.kernel.host import Host, ParseError
-from whybox.kernel.namespace import namespace
+from whybox.kernel.namespace import HOST_NETS, namespace
 from whybox.kernel.netconf import ALL, settings
 from whybox.kernel.netlink import FAMILIES, Family
 from whybox.kernel.netns import call_in
@@ -110,8 +110,7 @@ class Path:
         # A number is given once; the path to what it was given to may have passed to another.
         if known is not None and _inode(self._host, known[0]) == known[1]:
             return known[0]
-        likely = ("/proc/self/ns/net", "/proc/2/ns/net")  # kthreadd is in the host's
-        path = self._among(number, likely) or self._among(number, namespaces(self._host))
+        path = self._among(number, HOST_NETS) or self._among(number, namespaces(self._host))
         inode = None if path is None else _inode(self._host, path)
         if path is not None and inode is not None:
             self._known[number] = (path, inode)

@@ -18,14 +18,12 @@ from msgspec import Struct
 
 from whybox.kernel.host import Host, decode
 from whybox.kernel.mountinfo import mounts
-from whybox.kernel.namespace import namespace
+from whybox.kernel.namespace import FIRST_NET, namespace
 from whybox.kernel.netns import call_in
 from whybox.kernel.target import Target
 from whybox.kernel.task import stat
 
 _ROOT = "/proc/sys/net"
-#: kthreadd lives in the first namespace.
-_FIRST = "/proc/2/ns/net"
 #: A value is a few numbers; longer ones (lists of ports) are compared as far as this.
 _MOST_BYTES = 4096
 _SWAPPED = str.maketrans("./", "/.")
@@ -269,7 +267,7 @@ def host_of(host: Host, target: Target) -> str | None:
         except OSError:
             break
     first = target.host_namespaces.get("net")
-    return None if first is None or first == mine else _FIRST
+    return None if first is None or first == mine else FIRST_NET
 
 
 def _hosts(host: Host, target: Target, place: str, keys: tuple[str, ...]) -> dict[str, Value]:
@@ -279,7 +277,7 @@ def _hosts(host: Host, target: Target, place: str, keys: tuple[str, ...]) -> dic
     lacking = tuple(k for k in keys if k not in found or not found[k].writable)
     if first in (None, host.inode(place)) or not lacking:
         return found
-    return found | _of_namespace(host, _FIRST, lacking)
+    return found | _of_namespace(host, FIRST_NET, lacking)
 
 
 def _of_namespace(host: Host, place: str, keys: Iterable[str]) -> dict[str, Value]:

@@ -16,6 +16,7 @@ from whybox.change import (
     ThawFilesystem,
 )
 from whybox.kernel.fsfreeze import thaw
+from whybox.kernel.namespace import FIRST_NET
 from whybox.kernel.netns import call_in
 from whybox.lab import quota
 
@@ -51,13 +52,10 @@ def set_sysctl(change: HostSysctl, closing: ExitStack) -> None:
 
 
 def _of_the_machine(key: str, do: Callable[[], T]) -> T:
-    """Do it where the machine's own parameters are: we may be in a network of our own.
-
-    Kernel threads are in the first network namespace, and everybody may look at them.
-    """
-    if not key.startswith("net.") or not os.path.exists("/proc/2/ns/net"):
+    """Do it where the machine's own parameters are: we may be in a network of our own."""
+    if not key.startswith("net.") or not os.path.exists(FIRST_NET):
         return do()
-    return call_in("/proc/2/ns/net", do)
+    return call_in(FIRST_NET, do)
 
 
 def set_sysctls(changes: Iterable[Change], closing: ExitStack) -> None:

@@ -45,7 +45,7 @@ def peaks(
     used_usec: int,
     quota_usec: int,
     period_usec: int,
-    wide: float,
+    wide: int,
 ) -> Peaks | None:
     """Of a program that works on ``wide`` CPUs at once.
 
