@@ -79,7 +79,7 @@ def test_a_bandwidth_limit_at_the_host_end_and_the_printed_command(
         # Seven of them in a second: emulated, a program asks no more than ten times.
         limit = ["root", "tbf", "rate", "60kbit", "burst", "2000", "limit", "100000"]
         subprocess.run(["tc", "qdisc", "add", "dev", end, *limit], check=True)
-        slow = diagnose(container)[CASE]
+        slow = diagnose(container, "5s")[CASE]
         assert slow["verdict"] == "found", slow["summary"]
         assert f"{end} (tbf)" in slow["summary"]
         assert slow["cures"][0]["commands"] == [f"tc qdisc del dev {end} root"]
