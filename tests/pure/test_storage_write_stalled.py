@@ -1,13 +1,17 @@
 """storage/write_stalled judged on literal observations; the parts of a call add up to it."""
 
+from pathlib import Path
+
 import pytest
 from msgspec import structs
 
 from whybox.cases.storage.write_stalled.observation import Observation, Room, least_ns
 from whybox.cases.storage.write_stalled.probe import judge
 from whybox.change import InProgram, IoLimit
+from whybox.kernel import blockio
 from whybox.kernel.blockio import Limit
 from whybox.kernel.diskwaits import NOT_WATCHED, Kind, Waits
+from whybox.kernel.host import Host
 from whybox.kernel.sensors import writes as sensor
 from whybox.kernel.sensors.writes import Call, Place
 from whybox.kernel.slowwrites import Ordinary, Part, Slow, Writes, part_of, told
@@ -114,6 +118,24 @@ def test_a_limit_that_held_nothing_has_no_part() -> None:
     finding = judge(limited(seen(slow(1000, device=1000), waits=held(0, 100))))
     assert "limit" not in finding.summary
     assert finding.certainty is Certainty.LIKELY
+
+
+def test_a_write_that_a_limit_holds_all_along_is_told_by_disks_that_do_nothing() -> None:
+    there = limited(seen(slow(1600, device=1600, over=False), waits=Waits()))
+    finding = judge(structs.replace(there, disks_writing=()))
+    assert "100% held back by its limit on disk IO" in finding.summary
+    assert finding.certainty is Certainty.LIKELY
+    assert "none is in flight at any" in " ".join(one.says for one in finding.evidence)
+    busy = judge(structs.replace(there, disks_writing=("sda",)))
+    assert "limit" not in busy.summary
+
+
+def test_disks_with_writes_in_flight_are_told(tmp_path: Path) -> None:
+    for name, said in (("sda", "0 3"), ("sdb", "4        0"), ("sdc", "")):
+        (tmp_path / "sys/block" / name).mkdir(parents=True)
+        (tmp_path / "sys/block" / name / "inflight").write_text(said + "\n")
+    assert blockio.writing(Host(str(tmp_path))) == ("sda",)
+    assert blockio.writing(Host(str(tmp_path / "nowhere"))) == ()
 
 
 def test_reclaim_names_the_limit_and_what_is_dirty_and_its_cure_is_the_programs() -> None:

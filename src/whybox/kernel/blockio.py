@@ -193,6 +193,24 @@ def diskstats(text: str) -> Iterator[Done]:
                 yield Done(device=device, kind=kind, count=count, bytes=size)
 
 
+def writing(host: Host) -> tuple[str, ...]:
+    """Disks that have writes in flight at this moment (block/stat.rst, ``inflight``).
+
+    What a limit holds back is not among them: it is not a request of the disk's yet
+    (block/blk-throttle.c).
+    """
+    try:
+        names = host.names("/sys/block")
+    except OSError:
+        return ()
+    return tuple(name for name in names if _in_flight(host, name))
+
+
+def _in_flight(host: Host, name: str) -> bool:
+    said = (host.optional_text(f"/sys/block/{name}/inflight") or "").split()
+    return len(said) == 2 and said[1] != "0"
+
+
 def device_name(host: Host, device: tuple[int, int]) -> str | None:
     """Such as ``sda``; ``None``: the kernel has no such device now."""
     major, minor = device

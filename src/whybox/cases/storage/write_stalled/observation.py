@@ -52,6 +52,8 @@ class Observation(Struct, frozen=True, kw_only=True):
     waits: Waits = NOT_WATCHED
     limits: tuple[tuple[str | None, Limit], ...] = ()
     """Those on writing that hold for it, with the group that has them, if not its own."""
+    disks_writing: tuple[str, ...] | None = None
+    """With writes in flight at the end; ``None``: not asked, for writes of it were seen."""
     room: Room | None = None
     names: Mapping[str, str] = {}
     io_usec: int | None = None
@@ -101,7 +103,15 @@ class Observation(Struct, frozen=True, kw_only=True):
             share = kind.held_ns / (kind.held_ns + kind.queued_ns + kind.device_ns)
             if best is None or share > best.share:
                 best = Held(limit=limit, cgroup=cgroup, share=share)
-        return best
+        return best or self._held_all_along()
+
+    def _held_all_along(self) -> Held | None:
+        """One that was held before the window and still is: no write of it came to any disk."""
+        devices = {limit.device for _, limit in self.limits}
+        if self.disks_writing != () or len(devices) != 1:
+            return None
+        cgroup, limit = self.limits[0]
+        return Held(limit=limit, cgroup=cgroup, share=1.0)
 
     def places(self) -> dict[Place, int]:
         """How long the slow writes were where, summed over all of them: that adds up to them."""

@@ -14,6 +14,7 @@ from whybox.kernel import (
     slowwrites,
     waiting,
 )
+from whybox.kernel.diskwaits import Waits
 from whybox.kernel.host import Host, ParseError
 from whybox.kernel.iothrottle import Limited, numbered
 from whybox.kernel.pressure import Resource
@@ -53,12 +54,13 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
             yield
             now = host.monotonic_ns()
             after = {what: waiting.waited_usec(host, target, what) for what in _RESOURCES}
-            limits = () if limited is None else tuple(_on_writing(limited))
+            limits, seen = () if limited is None else tuple(_on_writing(limited)), waits()
             return Observation(
                 elapsed_ns=now - began,
                 writes=writes(),
-                waits=waits(),
+                waits=seen,
                 limits=limits,
+                disks_writing=blockio.writing(host) if limits and _none_came(seen) else None,
                 room=_room(host, target),
                 names=_names(host, limits),
                 io_usec=_difference(before["io"], after["io"]),
@@ -74,6 +76,11 @@ def _limited(host: Host, target: Target) -> Limited | None:
         return iothrottle.limited(host, target)
     except OSError:
         return None
+
+
+def _none_came(waits: Waits) -> bool:
+    """Whether they were watched, and no write came to a disk."""
+    return waits.reason is None and not any(one.kind == "write" for one in waits.kinds)
 
 
 def _on_writing(limited: Limited) -> list[tuple[str | None, blockio.Limit]]:
@@ -142,9 +149,10 @@ def judge(seen: Observation) -> Finding:
         return clear(words.elsewhere(seen), evidence=words.evidence(seen))
     cause = max(CAUSES, key=lambda place: places.get(place, 0))
     share = total / max(seen.elapsed_ns, 1)
+    inferred = cause == "device" or (cause == "quota" and seen.disks_writing is not None)
     return Finding(
         verdict=Verdict.FOUND,
-        certainty=Certainty.LIKELY if cause == "device" else Certainty.CONFIRMED,
+        certainty=Certainty.LIKELY if inferred else Certainty.CONFIRMED,
         severity=Severity.CRITICAL if share >= CRITICAL_SHARE else Severity.WARNING,
         summary=words.summary(seen, cause),
         evidence=words.evidence(seen),

@@ -112,6 +112,8 @@ def evidence(seen: Observation) -> tuple[Evidence, ...]:
     held = seen.held()
     if held is not None:
         says = f"{held.share:.0%} of what its writes waited at the disk they were held back"
+        if seen.disks_writing == ():
+            says = "no write of it came to a disk in this window, and none is in flight at any"
         found.append(Evidence(held.limit.file, says))
     for what, usec in (("io", seen.io_usec), ("memory", seen.memory_usec)):
         if usec is not None:
