@@ -104,20 +104,23 @@ class Losing(Taking):
 
     def tick(self, peer: Peer) -> None:
         """It has five segments from the middle of what the sender holds as one piece."""
-        if not self.begun:
+        if self.filled:
+            return
+        # The sender may have come to its end before much was on the way.
+        if not self.begun or self.on_the_way < ENOUGH:
             self._take_more(peer)
-        elif not self.filled:
+        else:
             self.turn = (self.turn + 1) % 7
             start = self._pieces + MSS * self.turn
             peer.acknowledge(self.taken, ((start, start + 5 * MSS),))
 
     def _take_more(self, peer: Peer) -> None:
         """On a machine that is busy the sender may not dare to send as much, before it has seen
-        more arrive.
+        more arrive; what it holds is to last.
         """
         stopped, self.seen = self.seen == self.highest, self.highest
         if stopped and self.takes <= self.taken and self.on_the_way < ENOUGH:
-            self.takes = self.highest + TAKEN
+            self.takes = self.highest + (0 if self.begun else TAKEN)
             self.taken = self.highest
             peer.acknowledge(self.taken)
 
