@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from msgspec import structs
 
 from whybox.cases.cpu.throttled.probe import Level, Observation, judge, observe
@@ -173,6 +174,21 @@ def peaks(*, used_usec: int, periods: int, throttled: int, burst: int | None = 0
     """Peaks of two threads that have used so much in five seconds."""
     own = level(periods=periods, throttled=throttled, stopped_usec=2_100_000, burst=burst)
     return seen(own, used_usec=used_usec, wanted_ns=3 * SECOND_NS, threads=2)
+
+
+@pytest.mark.parametrize(
+    ("times", "stopped_ms", "verdict"),
+    [
+        (1, 150, Verdict.CLEAR),
+        (2, 150, Verdict.FOUND),
+        (1, 900, Verdict.FOUND),
+    ],
+)
+def test_one_short_stop_is_a_moment_and_no_state(
+    times: int, stopped_ms: int, verdict: Verdict
+) -> None:
+    own = level(periods=12, throttled=times, stopped_usec=stopped_ms * 1000)
+    assert judge(seen(own, used_usec=100_000)).verdict is verdict
 
 
 def test_peaks_that_are_alike_are_measured_by_the_periods_they_leave() -> None:

@@ -30,6 +30,8 @@ from .enough import Peaks
 #: Stopped in fewer of its periods than this, or for less of the time, nobody notices.
 LEAST_SHARE_OF_PERIODS = 0.05
 LEAST_SHARE_OF_TIME = 0.02
+#: One stop is a moment and not a state, unless it is as long as this share of the window.
+LONG_SHARE_OF_TIME = 0.1
 
 
 class Level(Struct, frozen=True, kw_only=True):
@@ -143,7 +145,8 @@ def _matters(worst: Throttling, seen: Observation) -> bool:
     if worst.throttled <= 0 or worst.periods <= 0:
         return False
     often = worst.throttled / worst.periods >= LEAST_SHARE_OF_PERIODS
-    long = worst.stopped_usec * 1000 >= LEAST_SHARE_OF_TIME * seen.elapsed_ns
+    least = LEAST_SHARE_OF_TIME if worst.throttled > 1 else LONG_SHARE_OF_TIME
+    long = worst.stopped_usec * 1000 >= least * seen.elapsed_ns
     return often and long and (worst.own or _hurts(seen))
 
 
