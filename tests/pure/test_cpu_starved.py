@@ -328,21 +328,26 @@ def test_whybox_is_nobodys_neighbour(tmp_path: Path) -> None:
     path = "/docker/" + "a" * 64
     cgroups = {"cpu": path, "cpuacct": path}
     target = Target(id="a" * 64, name="a", runtime="docker", init=None, cgroups=cgroups)
-    me = Process(
-        pid=60,
-        comm="whybox",
-        start_ticks=1,
-        used_ns=10**9,
-        nice=0,
-        realtime=False,
-        kernel=False,
-    )
-    before = Census(groups={"/": 0, "/docker": 0, path: 0}, processes={})
-    after = Census(groups={"/": 10**9, "/docker": 0, path: 0}, processes={60: me})
+    (tmp_path / "proc/60/stat").write_text(stat_line(60, ticks=0))
+    before = cpucensus.census(host)
+    (tmp_path / "proc/60/stat").write_text(stat_line(60, ticks=100))
+    (tmp_path / "sys/fs/cgroup/cpuacct/cpuacct.usage").write_text(f"{5000 + 10**9}\n")
+    host.next_moment()
+    after = cpucensus.census(host)
+    assert after.observer is not None
+    assert 60 not in after.processes
     assert cpurivals.rivals(host, target, before, after, WINDOW_NS) == ()
-    assert cpurivals.observer_ns(host, target, before, after) == 10**9
+    assert cpucensus.observer_ns(host, target, before, after) == 10**9
     inside = structs.replace(target, runtime="self")
-    assert cpurivals.observer_ns(host, inside, before, after) == 0
+    assert cpucensus.observer_ns(host, inside, before, after) == 0
+    (tmp_path / f"sys/fs/cgroup/cpu{path}/cgroup.procs").write_text("60\n")
+    host.next_moment()
+    assert cpucensus.observer_ns(host, target, before, after) == 0
+
+
+def stat_line(pid: int, ticks: int) -> str:
+    """``/proc/PID/stat`` of a process that has used so many clock ticks."""
+    return f"{pid} (whybox) R 1 7 7 0 -1 64 0 0 0 0 {ticks} 0 0 0 20 0 1 0 99 {'0 ' * 18}0 0 0"
 
 
 def test_an_idle_group_weighs_next_to_nothing(tmp_path: Path) -> None:

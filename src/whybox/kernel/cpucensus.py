@@ -1,7 +1,8 @@
 """Who used the CPUs of the machine: every control group and every process, before and after.
 
 Looked at once a moment for all cases and targets. A group's time holds that of short-lived
-processes too; a process tells whether it is real-time and what it is called.
+processes too; a process tells whether it is real-time and what it is called. Whybox itself is left
+out: what it uses while it looks is nobody's trouble when it is gone.
 """
 
 from collections import deque
@@ -12,8 +13,10 @@ from msgspec import Struct
 from whybox.kernel import cgroup
 from whybox.kernel.cgroup import UNIFIED, Group, Hierarchy
 from whybox.kernel.cpu import usage_usec
+from whybox.kernel.cpuweight import rest_below
 from whybox.kernel.finding import recognise
 from whybox.kernel.host import Host, ParseError, decode
+from whybox.kernel.target import Target
 from whybox.kernel.task import PF_KTHREAD, TICKS_PER_SECOND, pids
 
 #: A machine with more is looked at in part: the groups nearest to the root, the oldest processes.
@@ -43,6 +46,8 @@ class Census(Struct, frozen=True, kw_only=True):
     groups: Mapping[str, int]
     """By path, the time used in a group and below it, ns."""
     processes: Mapping[int, Process]
+    observer: Process | None = None
+    """Whybox, which is in neither of the two; ``None`` where that cannot be told."""
 
 
 def census(host: Host) -> Census:
@@ -53,7 +58,33 @@ def census(host: Host) -> Census:
 
 
 def _census(host: Host) -> Census:
-    return Census(groups=dict(_groups(host)), processes={p.pid: p for p in _processes(host)})
+    me = _observer(host)
+    mine, used, pid = ("", 0, 0) if me is None else (_acct_path(host), me.used_ns, me.pid)
+    return Census(
+        groups={
+            path: ns - used if rest_below(path, mine) is not None else ns
+            for path, ns in _groups(host)
+        },
+        processes={p.pid: p for p in _processes(host) if p.pid != pid},
+        observer=me,
+    )
+
+
+def _observer(host: Host) -> Process | None:
+    """As /proc tells it, which may be another PID namespace's than its own."""
+    try:
+        return process(host.read("/proc/self/stat"))
+    except (OSError, ParseError):
+        return None
+
+
+def _acct_path(host: Host) -> str:
+    """Where its own time is counted; empty: that is not told."""
+    try:
+        group = cgroup.group(host, cgroup.membership_of(host, "self"), "cpuacct")
+    except (OSError, ParseError):
+        return ""
+    return "" if group is None else group.path
 
 
 def tree(host: Host) -> Hierarchy | None:
@@ -132,6 +163,16 @@ def process(raw: bytes) -> Process:
         )
     except (ValueError, IndexError):
         raise ParseError("/proc/PID/stat", decode(raw)) from None
+
+
+def observer_ns(host: Host, target: Target, before: Census, after: Census) -> int:
+    """What whybox used meanwhile; 0 where it is a part of the container itself."""
+    me, then, own = after.observer, before.observer, target.group(host, "cpu")
+    if me is None or own is None or target.runtime == "self":
+        return 0
+    if me.pid in cgroup.members(host, own):
+        return 0
+    return me.used_ns - (0 if then is None else then.used_ns)
 
 
 def groups_between(before: Census, after: Census) -> dict[str, int]:

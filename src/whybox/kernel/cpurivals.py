@@ -52,7 +52,7 @@ class _Member(Struct, frozen=True, kw_only=True):
 def rivals(
     host: Host, target: Target, before: Census, after: Census, elapsed_ns: int
 ) -> tuple[Rival, ...]:
-    """The neighbours that used most, the largest first; whybox itself is none of them."""
+    """The neighbours that used most, the largest first."""
     own, acct = target.group(host, "cpu"), target.group(host, "cpuacct")
     tree = cpucensus.tree(host)
     if own is None or acct is None or tree is None:
@@ -62,38 +62,11 @@ def rivals(
     least = int(elapsed_ns * LEAST_SHARE)
     members = list(_members(host, own, before, after, least))
     used = cpucensus.groups_between(before, after)
-    observer = _observer(host)
-    for me in (m for m in members if m.process.pid == observer):
-        used = {path: ns - _of(me, path) for path, ns in used.items()}
-    members = [m for m in members if m.process.pid != observer]
     mine = acct.path if acct.path != "/" else None
     found = [_group(host, own, tree, path, ns, members) for path, ns in _shares(used, mine, least)]
     above = {group.path for group in acct.lineage()} | {"/"}
     found += [_process(host, own, m) for m in members if m.acct in above]
     return tuple(sorted(found, key=lambda one: -one.used_ns)[:MOST_RIVALS])
-
-
-def observer_ns(host: Host, target: Target, before: Census, after: Census) -> int:
-    """What whybox itself used outside of the container, to which it is no neighbour."""
-    own = target.group(host, "cpu")
-    observer = _observer(host)
-    if own is None or observer is None or target.runtime == "self":
-        return 0
-    used = {p.pid: ns for p, ns in cpucensus.processes_between(before, after)}
-    return 0 if observer in cgroup.members(host, own) else used.get(observer, 0)
-
-
-def _observer(host: Host) -> int | None:
-    """Its pid as /proc tells it, which may be another PID namespace's than its own."""
-    try:
-        return int(host.link("/proc/self"))
-    except (OSError, ValueError):
-        return None
-
-
-def _of(member: _Member, path: str) -> int:
-    """What of a group's time is this member's."""
-    return member.used_ns if rest_below(path, member.acct) is not None else 0
 
 
 def _members(

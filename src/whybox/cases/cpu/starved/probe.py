@@ -69,7 +69,7 @@ def observe(host: Host, target: Target) -> Watch[Observation]:
         cpus=cpustat.used(machine, cpustat.times(host), elapsed_ns),
         group_cpus=cpuset.effective(host, target.group(host, "cpuset")),
         rivals=cpurivals.rivals(host, target, everybody, everybody_now, elapsed_ns),
-        observer_ns=cpurivals.observer_ns(host, target, everybody, everybody_now),
+        observer_ns=cpucensus.observer_ns(host, target, everybody, everybody_now),
         hidden=target.runtime == "self" and target.namespaces.get("cgroup") != INITIAL["cgroup"],
     )
 
