@@ -303,13 +303,17 @@ def _peaks(worst: Throttling, seen: Observation) -> Peaks | None:
 def _wide(seen: Observation) -> int:
     """On how many CPUs at once it works."""
     # Threads that came and went left no account: they may have had all of them.
-    active = 0 if seen.demand is None else seen.demand.active_threads
-    return min(active or seen.cpus, seen.cpus)
+    return min(_active(seen) or seen.cpus, seen.cpus)
+
+
+def _active(seen: Observation) -> int:
+    """Its threads that ran or waited; 0: none that is still there."""
+    return 0 if seen.demand is None else seen.demand.active_threads
 
 
 def _enough(worst: Throttling, seen: Observation, peaks: Peaks | None) -> float:
     """Cores with which it would not have been stopped, in tenths, at most what there is."""
-    active = 0 if seen.demand is None else seen.demand.active_threads
+    active = _active(seen)
     # Threads that came and went left no account, but each CPU that was stopped had one waiting.
     stopped = worst.stopped_usec * 1000 / seen.elapsed_ns
     wanted = max(_wanted_cores(seen), stopped + (_used_cores(seen) if worst.own else worst.cores))
