@@ -4,22 +4,22 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
 from tests.live.engine import Container, Engine
 from tests.live.test_docker_cases import Diagnose, diagnose
+from whybox.change import HostSysctl
 from whybox.kernel.namespace import FIRST_NET
 from whybox.kernel.netns import call_in
+from whybox.lab.machine import set_sysctl
 
 __all__ = ["diagnose"]  # a fixture
 
 pytestmark = pytest.mark.docker
 
 CASE = "network/conntrack_full"
-MAX = "/proc/sys/net/netfilter/nf_conntrack_max"
-#: The first namespace's number is the machine's; the engine lives in another one.
 LARGEST = 2000
 GATEWAY = "172.17.0.1"
 
@@ -27,22 +27,9 @@ GATEWAY = "172.17.0.1"
 @pytest.fixture
 def small_table() -> Iterator[None]:
     """Few entries for the whole machine, while the test lasts."""
-    before = call_in(FIRST_NET, _read)
-    call_in(FIRST_NET, lambda: _write(str(LARGEST)))
-    try:
+    with ExitStack() as closing:
+        set_sysctl(HostSysctl("net.netfilter.nf_conntrack_max", str(LARGEST)), closing)
         yield
-    finally:
-        call_in(FIRST_NET, lambda: _write(before))
-
-
-def _read() -> str:
-    with open(MAX, encoding="ascii") as file:
-        return file.read()
-
-
-def _write(text: str) -> None:
-    with open(MAX, "w", encoding="ascii") as file:
-        file.write(text)
 
 
 @contextmanager
