@@ -110,8 +110,8 @@ _listening = False
 
 
 def _vsnprintf() -> Callable[..., int]:
-    function: Callable[..., int] = ctypes.CDLL(None).vsnprintf
-    function.argtypes = [_ptr, _size, _text, _ptr]  # type: ignore[attr-defined]
+    function = ctypes.CDLL(None).vsnprintf
+    function.argtypes = [_ptr, _size, _text, _ptr]
     return function
 
 
