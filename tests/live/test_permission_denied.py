@@ -24,7 +24,7 @@ from whybox.cases.security.permission_denied.lab import (
     writer,
 )
 from whybox.diagnose import diagnose
-from whybox.kernel.host import Host
+from whybox.kernel.host import ROOT_HOME, Host
 from whybox.kernel.libc import MS_NOEXEC
 from whybox.lab.box import Box
 from whybox.lab.lab import Scenario
@@ -141,10 +141,10 @@ def tried(do: Callable[[], object]) -> None:
 @pytest.mark.parametrize(
     ("do", "reason"),
     [
-        (lambda: tried(lambda: os.listdir("/root")), "it looked around and went on"),
-        (lambda: tried(lambda: os.stat("/root/x")), "it only asked"),
+        (lambda: tried(lambda: os.listdir(ROOT_HOME)), "it looked around and went on"),
+        (lambda: tried(lambda: os.stat(f"{ROOT_HOME}/x")), "it only asked"),
         (lambda: os.setpriority(os.PRIO_PROCESS, 0, -5), "it is as well off without"),
-        (lambda: os.open("/root/.config/rc", os.O_RDONLY), "it looks there for settings"),
+        (lambda: os.open(f"{ROOT_HOME}/.config/rc", os.O_RDONLY), "it looks there for settings"),
         (lambda: os.mkdir("/usr/__pycache__"), "it keeps there what it can do without"),
     ],
     ids=["list", "stat", "setpriority", "settings", "cache"],

@@ -11,6 +11,7 @@ from whybox.kernel import capability, harm
 from whybox.kernel.access import R, Step, W, Way, Who, X, permitted
 from whybox.kernel.denials import Denied, Where, Window
 from whybox.kernel.gate import gate
+from whybox.kernel.host import ROOT_HOME
 from whybox.kernel.intent import ids_of, intent
 from whybox.model import Certainty, Severity, Verdict
 
@@ -205,12 +206,12 @@ def test_a_read_is_trouble_when_it_is_tried_again_or_fatal() -> None:
     assert harm.harmless(one) is not None
     assert harm.harmless(structs.replace(one, times=2)) is None
     assert harm.harmless(structs.replace(one, failed=1, calls_to_end=300, status=1)) is None
-    private = structs.replace(one, times=2, path="/root/.config/rc")
+    private = structs.replace(one, times=2, path=f"{ROOT_HOME}/.config/rc")
     assert harm.harmless(private) is not None
 
 
 def test_settings_in_roots_home_are_done_without_unless_it_ends_for_them() -> None:
-    one = denied("mkdir", path="/root/.config", intent=intent("mkdir", (0,), ""), times=6)
+    one = denied("mkdir", path=f"{ROOT_HOME}/.config", intent=intent("mkdir", (0,), ""), times=6)
     assert harm.harmless(one) is not None
     assert harm.harmless(structs.replace(one, failed=1, calls_to_end=9, status=1)) is None
     assert harm.harmless(structs.replace(one, uid=0)) is None

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-from whybox.kernel.host import Host, printable
+from whybox.kernel.host import ROOT_HOME, Host, printable
 from whybox.kernel.mountinfo import Mount, mounts
 from whybox.kernel.statx import open_beneath
 
@@ -71,7 +71,7 @@ _RULING = (
     "/etc/udev",
     "/lib",
     "/lib64",
-    "/root/.ssh",
+    f"{ROOT_HOME}/.ssh",
     "/sbin",
     "/usr/bin",
     "/usr/lib",

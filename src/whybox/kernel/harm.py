@@ -1,6 +1,7 @@
 """Which refusals are no trouble: questions, wishes, and what was got in another way. Pure."""
 
 from whybox.kernel.denials import Denied
+from whybox.kernel.host import ROOT_HOME
 from whybox.kernel.intent import words
 
 #: After so many more calls the end of a process is still the answer to a refusal: messages are
@@ -26,7 +27,7 @@ _WISHED_FILES = frozenset(("oom_score_adj", "oom_adj", "loginuid", "timerslack_n
 _CACHES = ("/__pycache__/", "/.cache/", "/fontconfig/", "/nscd/")
 _LOCKS = ("/.git/index.lock",)
 #: Where programs keep settings of a user, and what they were told before.
-_HOMES = ("/.config/", "/.local/", "/root/.")
+_HOMES = ("/.config/", "/.local/", f"{ROOT_HOME}/.")
 
 
 def harmless(one: Denied) -> str | None:
@@ -66,7 +67,7 @@ def _asks(one: Denied) -> bool:
 def _is_private(path: str, uid: int) -> bool:
     """Settings that may be there, and need not: a name with a dot, or root's home."""
     hidden = any(part.startswith(".") for part in path.split("/"))
-    return hidden or (uid != 0 and path.startswith("/root/"))
+    return hidden or (uid != 0 and path.startswith(f"{ROOT_HOME}/"))
 
 
 def ended(one: Denied, within: int) -> bool:

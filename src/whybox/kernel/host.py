@@ -17,6 +17,9 @@ _T = TypeVar("_T")
 #: No kernel text file that we read is larger; a longer one is refused rather than read in part.
 READ_LIMIT_BYTES = 8 << 20
 
+#: Root's home, on the host as in a container (hier(7)).
+ROOT_HOME = "/root"
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from whybox.kernel.host import ROOT_HOME
 from whybox.kernel.libc import (
     CLONE_NEWNS,
     MS_BIND,
@@ -210,8 +211,8 @@ def another_way(box: Box) -> None:
         _write_then_read()
         _listen()
         _tried(os.mkdir, f"{DATA}/__pycache__")
-        _tried(lambda path: os.open(path, os.O_RDONLY), "/root/.config/rc")
-        _tried(os.listdir, "/root")
+        _tried(lambda path: os.open(path, os.O_RDONLY), f"{ROOT_HOME}/.config/rc")
+        _tried(os.listdir, ROOT_HOME)
 
     writer(box, again(do), owner=(0, 0))
 
@@ -221,7 +222,7 @@ def asks_and_wishes(box: Box) -> None:
 
     def do() -> None:
         os.access("/etc/passwd", os.W_OK)
-        _tried(os.stat, "/root/x")
+        _tried(os.stat, f"{ROOT_HOME}/x")
         with suppress(OSError):
             os.kill(1, 0)
         with suppress(OSError):
