@@ -36,6 +36,9 @@ PR_SET_NO_NEW_PRIVS = 38
 
 SFD_CLOEXEC = 0o2000000
 
+# include/uapi/linux/fs.h
+SYNC_FILE_RANGE_WRITE = 0x2
+
 #: include/uapi/linux/capability.h: the version whose sets are two words of 32 bits.
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
@@ -46,6 +49,7 @@ _CapabilityHeader = ctypes.c_uint32 * 2
 _CapabilityData = ctypes.c_uint32 * 6
 
 _int, _text, _ulong = ctypes.c_int, ctypes.c_char_p, ctypes.c_ulong
+_offset = ctypes.c_int64
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.unshare.argtypes = [_int]
@@ -56,6 +60,7 @@ _libc.pivot_root.argtypes = [_text, _text]
 _libc.prctl.argtypes = [_int, _ulong, _ulong, _ulong, _ulong]
 _libc.sethostname.argtypes = [_text, ctypes.c_size_t]
 _libc.signalfd.argtypes = [_int, ctypes.POINTER(_SignalSet), _int]
+_libc.sync_file_range.argtypes = [_int, _offset, _offset, ctypes.c_uint]
 _libc.capset.argtypes = [ctypes.POINTER(_CapabilityHeader), ctypes.POINTER(_CapabilityData)]
 
 
@@ -126,6 +131,12 @@ def signalfd(signals: Iterable[int]) -> int:
         word, bit = divmod(signum - 1, _WORD_BITS)
         mask[word] |= 1 << bit
     return _checked(_libc.signalfd(-1, ctypes.byref(mask), SFD_CLOEXEC), "signalfd()")
+
+
+def sync_file_range(descriptor: int, offset: int, bytes: int, flags: int) -> None:
+    """``sync_file_range(2)``; with SYNC_FILE_RANGE_WRITE what is dirty there is sent off."""
+    result = _libc.sync_file_range(descriptor, offset, bytes, flags)
+    _checked(result, f"sync_file_range({descriptor})")
 
 
 def capset(capabilities: int) -> None:

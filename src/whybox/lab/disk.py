@@ -86,6 +86,16 @@ class Disk:
         with open(file, "w", encoding="ascii") as opened:
             opened.write(str(requests))
 
+    def fill(self, name: str, bytes: int) -> None:
+        """A file that anybody may write over; it is on the disk, and no longer in memory."""
+        with open(f"{self.mountpoint}/{name}", "wb") as file:
+            os.fchmod(file.fileno(), 0o666)
+            for _ in range(bytes >> 20):
+                file.write(b"x" * (1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
     def freeze(self) -> None:
         """Whoever writes to it waits, as while a snapshot is taken."""
         freeze(self.mountpoint)

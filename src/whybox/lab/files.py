@@ -5,8 +5,8 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
+from whybox.kernel.libc import SYNC_FILE_RANGE_WRITE, sync_file_range
 from whybox.lab.process import Program
 
 _BLOCK = 4096
@@ -79,32 +79,23 @@ def reading(path: str, bytes: int, *, every_s: float = 0.0) -> Program:
     return reading
 
 
-def appending(path: str, bytes: int, *, most: int, every_s: float = 0.0) -> Program:
-    """Writes that many bytes at the end of a file through the page cache, and begins anew."""
+def sending(path: str, bytes: int, *, most: int, every_s: float = 0.0) -> Program:
+    """Writes over a file that is there, through the page cache, and sends each block off at once.
 
-    def appending() -> None:
+    It waits for none of it: what is on the way to the disk piles up in memory. As the task itself
+    sends it, a limit of its group holds it on v1 too, where the flusher's writes are nobody's.
+    """
+
+    def sending() -> None:
         _end_on_term()
-        block = b"x" * bytes
+        file, block = os.open(path, os.O_WRONLY), b"x" * bytes
         while True:
-            with open(path, "wb", buffering=0) as file:
-                for _ in range(most // bytes):
-                    file.write(block)
-                    time.sleep(every_s)
+            for at in range(0, most, bytes):
+                os.pwrite(file, block, at)
+                sync_file_range(file, at, bytes, SYNC_FILE_RANGE_WRITE)
+                time.sleep(every_s)
 
-    return appending
-
-
-def syncing(path: str) -> Program:
-    """Syncs what others write to a file, again and again."""
-
-    def syncing() -> None:
-        _end_on_term()
-        while True:
-            with suppress(OSError), open(path, "rb") as file:
-                os.fsync(file.fileno())
-            time.sleep(0.1)
-
-    return syncing
+    return sending
 
 
 def reading_through(path: str, bytes: int) -> Program:

@@ -167,11 +167,19 @@ class Groups:
 
     def kill(self) -> None:
         """SIGKILL to every process in them, frozen ones too."""
+        self._free_io()
         for tree in self._trees:
             # On v1 a frozen task does not even die (admin-guide/cgroup-v1/freezer-subsystem.rst).
             with suppress(OSError):
                 _write(f"{tree.mountpoint}{self.path}/freezer.state", "THAWED")
             _kill(_group(tree, self.path))
+
+    def _free_io(self) -> None:
+        """Who waits for what a limit holds back dies only when that has come to the disk."""
+        for limits, path in ((self._own, self.path), (self._parent, self._above)):
+            for limit in () if limits is None else limits.io:
+                with suppress(OSError):  # of a disk that has gone
+                    self._set(path, IoLimit(limit.device, limit.what, None))
 
     def remove(self) -> list[str]:
         """Remove them; the directories that could not be removed."""

@@ -61,15 +61,12 @@ def reproduce(box: Box) -> None:
 
 def full_of_dirty(box: Box) -> None:
     """Its memory is full of what must be written first, and the disk takes 2 MiB a second."""
-    limited(box, mib=128)
+    mounted = disk.mounted(box, "/data", mib=128)
+    # It is written over: to find a place for new blocks, a write would wait for the journal.
+    mounted.fill("a", 3 * MEMORY)
+    box.io(IoLimit(mounted.device, "write bytes", LIMIT))
     box.memory(limit_bytes=MEMORY)
-    box.start(
-        workload.together(
-            files.appending("/data/a", STEP, most=96 * MIB, every_s=0.005),
-            # On v1 only what a task of it writes out itself meets the limit.
-            files.syncing("/data/a"),
-        )
-    )
+    box.start(files.sending("/data/a", STEP, most=3 * MEMORY, every_s=0.005))
     until_waiting(box, "memory")
 
 
