@@ -9,6 +9,9 @@ APT := apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300
 PYTEST := $(BIN)/python -m pytest
 # Where a plain shell of root's may not look for what packages bring.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+# Real kernels on a busy or emulated machine stall now and then: what failed is tried once more, and
+# how it failed is printed at the end.
+AGAIN := --reruns 1
 # What a lab or a reader needs and does not find is then a failure, not a skip.
 LIVE := WHYBOX_LIVE=1
 
@@ -32,7 +35,7 @@ pure: $(VENV)/tested bpf ## tests without a kernel, and the doctests: seconds
 	$(PYTEST) -q tests/pure src
 
 live: $(VENV)/tested compiled bpf packages ## readers, labs and real Docker on this host's kernel (root)
-	$(LIVE) $(PYTEST) -q tests/live
+	$(LIVE) $(PYTEST) -q $(AGAIN) tests/live
 
 # Emulated, a machine is ten times as slow, and uses one CPU and a half: two of them share the labs,
 # and what is about CPUs runs alone. They run what a kernel decides: the labs, real containers, and
@@ -43,7 +46,7 @@ DOCKER := tests/live/test_docker_cases.py tests/live/test_docker_killed_on_stop.
 SOME := $(addprefix tests/live/test_,bpf.py trace_signals.py trace_runqueue.py trace_exec.py)
 LABS := tests/live/test_labs.py
 VM := $(BIN)/python -m vm $(KERNEL) --timeout 3300 --
-INSIDE := python3 -m pytest -q --timeout 300
+INSIDE := python3 -m pytest -q $(AGAIN) --timeout 300
 
 ifdef VMTESTS
 vm: $(VENV)/tested bpf

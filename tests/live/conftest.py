@@ -53,3 +53,10 @@ def _no_container_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[
     yield
     for engine, before in zip(engines, there, strict=True):
         engine.rm(*engine.started[before:])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How a test failed that passed when it was tried once more: nobody would see it else."""
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.write_sep("_", f"failed at first: {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext)
