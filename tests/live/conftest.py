@@ -1,6 +1,7 @@
 """The real engine and image, and the rule for what a machine cannot offer."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,12 @@ def require(reason: str | None) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _root() -> None:
     require("needs root" if os.geteuid() else None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard() -> None:
+    """A shell's background ignores it (sh(1)), and so would all that the tests start there."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
