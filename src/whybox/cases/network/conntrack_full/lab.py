@@ -66,6 +66,13 @@ def small_table(box: Box, largest: int = LARGEST) -> None:
     machine.set_sysctl(HostSysctl(MAX, str(largest)), box.closing)
 
 
+def followed(rule: Act) -> None:
+    """Follow connections, and forget none of them while it is looked: 30 s are soon over."""
+    rule()
+    with open("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "w", encoding="ascii") as file:
+        file.write("600")
+
+
 def until_entries(place: str, at_least: int) -> None:
     """Wait for so many entries; an emulated machine takes seconds."""
     deadline = time.monotonic() + 30
@@ -85,7 +92,7 @@ def tracked(
     def scenario(box: Box) -> None:
         box.network(Network())
         box.start(_after_marker(program))
-        call_in(node(box), rule, 20)
+        call_in(node(box), lambda: followed(rule), 20)
         small_table(box)
         _mark(box)
         until_entries(node(box), entries)
@@ -116,7 +123,7 @@ def its_own_is_full(box: Box) -> None:
     box.network(Network())
     box.start(_after_marker(opening(LARGEST + 100, 0.1)))
     place = f"/proc/{box.pid}/ns/net"
-    call_in(place, lambda: packetfilter.track("output"), 20)
+    call_in(place, lambda: followed(lambda: packetfilter.track("output")), 20)
     small_table(box)
     _mark(box)
     until_entries(place, LARGEST - 20)
