@@ -86,6 +86,24 @@ def test_as_many_threads_as_cpus_in_a_quota_for_fewer_are_likely_sized_by_them()
     assert finding.cures[1].change == CpuQuota(2.0)
 
 
+def test_workers_beside_which_others_want_most_of_it_are_not_the_cause() -> None:
+    """As measured: nginx has as many workers as there are CPUs, and a loop of curl spends all."""
+    nginx = structs.replace(PLAIN, comm="nginx", runtime="nginx", why="/proc/7/exe: nginx")
+    workers = team(2, nginx, wanted=0.2, processes=True)
+    assert judge(seen(workers, cores=0.3)).verdict is Verdict.CLEAR
+    two = structs.replace(workers, leader=structs.replace(nginx, pid=8), wanted_ns=2 * WINDOW_NS)
+    assert judge(seen(workers, two, cores=0.3)).verdict is Verdict.FOUND
+
+
+def test_what_came_and_went_is_most_of_a_build() -> None:
+    short = structs.replace(seen(team(2, wanted=0.6)), used_ns=9 * WINDOW_NS)
+    assert judge(short).verdict is Verdict.CLEAR
+    make = structs.replace(PLAIN, comm="make", runtime="make", why="/proc/7/exe: make")
+    assert (
+        judge(structs.replace(short, teams=(team(2, make, wanted=1.2),))).verdict is Verdict.FOUND
+    )
+
+
 def test_a_known_runtime_is_sure_and_its_knob_is_named() -> None:
     finding = judge(seen(team(5, GO, wanted=0.4), cores=2.0, online=4))
     assert finding.certainty is Certainty.CONFIRMED

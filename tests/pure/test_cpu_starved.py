@@ -129,6 +129,39 @@ def test_on_few_of_many_cpus_whybox_was_seldom() -> None:
     assert finding.verdict is Verdict.FOUND
 
 
+def test_many_threads_that_lose_little_to_a_small_neighbour_wait_for_themselves() -> None:
+    """As measured: six that spin on two CPUs, beside one of weight 64, wait 0.9 s for it in sum."""
+    small = structs.replace(NEIGHBOUR, used_ns=int(0.14 * WINDOW_NS))
+    six = [thread(0.31, 0.69, tid=tid) for tid in range(6)]
+    finding = judge(seen(*six, rivals=(small,)))
+    assert finding.verdict is Verdict.CLEAR
+    assert "waits for nobody but itself" in finding.summary
+    half = [thread(1 / 6, 5 / 6, tid=tid) for tid in range(6)]
+    assert "docker y" in judge(seen(*half)).summary
+
+
+def test_what_the_kernel_does_for_it_on_cpus_that_are_idle_starves_nobody() -> None:
+    """As measured: four that sync all the time wait for kblockd, while CPUs are idle for a third.
+
+    Where there is nothing idle left, a thread of the kernel is a neighbour like any other.
+    """
+    worker = Rival(
+        name="kernel thread kworker/1:1H-kblockd (pid 9)",
+        source="/proc/9/stat",
+        used_ns=int(0.2 * WINDOW_NS),
+        kernel=True,
+    )
+    four = [thread(0.22, 0.22, tid=tid) for tid in range(4)]
+    idle = (cpu(0, 0.65), cpu(1, 0.65))
+    finding = judge(seen(*four, cpus=idle, rivals=(worker,)))
+    assert finding.verdict is Verdict.CLEAR
+    assert "which may well be for it" in finding.summary
+    assert "idle for 35%" in finding.summary
+    assert judge(seen(*four, rivals=(worker,))).verdict is Verdict.FOUND
+    neighbour = structs.replace(NEIGHBOUR, used_ns=int(0.2 * WINDOW_NS))
+    assert judge(seen(*four, cpus=idle, rivals=(neighbour,))).verdict is Verdict.FOUND
+
+
 def test_a_small_weight_is_told_where_the_two_meet() -> None:
     rival = structs.replace(NEIGHBOUR, contest=meet(64, 1024, level="/docker"))
     finding = judge(seen(thread(0.06, 0.94), thread(0.06, 0.94, tid=8), rivals=(rival,)))

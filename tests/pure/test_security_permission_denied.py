@@ -200,6 +200,13 @@ def test_what_is_no_trouble(one: Denied, harmless: bool) -> None:
     assert verdict is (Verdict.CLEAR if harmless else Verdict.FOUND)
 
 
+@pytest.mark.parametrize("call", ["setpgid", "setsid"])
+def test_a_leader_that_may_not_join_another_lacks_no_right(call: str) -> None:
+    one = denied(call, "EPERM", path="", said="", way=None, times=606)
+    assert harm.harmless(one) is not None
+    assert harm.harmless(structs.replace(one, how="seccomp")) is None
+
+
 def test_a_read_is_trouble_when_it_is_tried_again_or_fatal() -> None:
     reads = intent("openat", (0, 0, 0), "/data/file")
     one = denied(intent=reads)

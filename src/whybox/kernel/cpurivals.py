@@ -35,6 +35,8 @@ class Rival(Struct, frozen=True, kw_only=True):
     cpus: tuple[int, ...] | None = None
     """Where it may run."""
     realtime: bool = False
+    kernel: bool = False
+    """A thread of the kernel, which works for whoever asked: also for the container."""
     processes: int = 1
     """How many of its processes were busy."""
     contest: Contest | None = None
@@ -166,6 +168,7 @@ def _process(host: Host, own: Group, member: _Member) -> Rival:
         used_ns=member.used_ns,
         cpus=cpuset.allowed(host, one.pid),
         realtime=one.realtime,
+        kernel=one.kernel,
         contest=cpuweight.contest(host, own, member.cpu, one.nice),
     )
 

@@ -21,6 +21,9 @@ _QUESTIONS = words(
     "getpriority sched_getscheduler sched_getparam sched_getattr getxattr fgetxattr listxattr "
     "ustat fstatfs process_madvise"
 )
+#: No right is asked for: who leads a session or a group may not make or join another (setsid(2),
+#: setpgid(2)). Shells and daemons try it all the same.
+_BY_RANK = words("setpgid setsid")
 #: Files of the kernel that make something better.
 _WISHED_FILES = frozenset(("oom_score_adj", "oom_adj", "loginuid", "timerslack_ns", "autogroup"))
 #: Kept to be faster the next time, or to see what others do: every program does without.
@@ -36,6 +39,8 @@ def harmless(one: Denied) -> str | None:
         return None
     if one.made_good >= one.times:
         return "it then got the same in another way"
+    if one.call in _BY_RANK and one.how == "entered":
+        return "it leads its session or its group already, and that is no matter of rights"
     path = one.path or one.said
     if any(part in f"{path}/" for part in _CACHES) or path.endswith((".pyc", *_LOCKS)):
         return None if ended(one, AT_ONCE) else "it keeps there what it can do without"

@@ -41,6 +41,9 @@ LEAST_SHARE_OF_WINDOW, LEAST_SHARE_OF_WORK = 0.05, 0.10
 #: From here on Go reads the quota itself, and runs two threads at least (go1.25 release notes).
 GO_KNOWS, GO_LEAST = (1, 25), 2
 
+#: Whose workers end within a window: what is gone was theirs.
+COME_AND_GO = frozenset(("make", "ninja"))
+
 #: The JVM reads it too, and whoever asks for parallel work helps its pool (ForkJoinPool).
 JVM_MORE = 1
 
@@ -143,8 +146,8 @@ def _room(seen: Observation) -> Room | None:
 
 
 def _assumes(seen: Observation, room: Room, team: Team) -> bool:
-    """Whether its size is the machine's and not the container's."""
-    if team.size <= room.threads or team.size < seen.online:
+    """Whether its size is the machine's and not the container's, and that is what costs."""
+    if team.size <= room.threads or team.size < seen.online or not _is_most(seen, team):
         return False
     if team.leader.runtime is not None:
         return not _knows_quotas(room, team)
@@ -154,6 +157,19 @@ def _assumes(seen: Observation, room: Room, team: Team) -> bool:
     if team.processes:
         return team.size == seen.online >= NO_CHANCE
     return _steady(seen, team) or team.size >= NO_CHANCE
+
+
+def _is_most(seen: Observation, team: Team) -> bool:
+    """Whether half of what the container wants is such teams': else fewer of them help little."""
+    alike = [
+        one.wanted_ns
+        for one in seen.teams
+        if (one.processes, one.leader.runtime) == (team.processes, team.leader.runtime)
+    ]
+    ran = sum(one.run_ns for one in seen.threads)
+    wanted = ran + sum(one.wait_ns for one in seen.threads)
+    gone = 0 if team.leader.runtime in COME_AND_GO else max((seen.used_ns or 0) - ran, 0)
+    return 2 * sum(alike) >= wanted + gone
 
 
 def _knows_quotas(room: Room, team: Team) -> bool:

@@ -58,6 +58,16 @@ def matters(it: Contention, wait_ns: int) -> bool:
     return it.matters(wait_ns, LEAST_SHARE_OF_WINDOW, LEAST_SHARE_OF_WORK)
 
 
+def taken(it: Contention) -> bool:
+    """Whether others took so much of its CPUs that it is felt.
+
+    Where more of its threads want to run than there are CPUs, all of them wait at once while one
+    of theirs runs: the sum of that is long, and what it could not do meanwhile is little.
+    """
+    lost = it.others_used_ns
+    return it.threads <= len(it.cpus) or lost >= LEAST_SHARE_OF_WORK * (it.run_ns + lost)
+
+
 def wanting(seen: Observation) -> tuple[Thread, ...]:
     """Its threads, and one that stands for all those that came and went within the window."""
     run = sum(one.run_ns for one in seen.threads)
@@ -117,6 +127,30 @@ def main_rival(seen: Observation, it: Contention) -> Rival | None:
     """The one to be named: who used a quarter at least of what others did."""
     first = next(iter(rivals(seen, it)), None)
     return first if first is not None and 4 * first.used_ns >= it.others_used_ns else None
+
+
+def idle_ns(seen: Observation, it: Contention) -> int:
+    """How long the CPUs that it may use had nothing to do."""
+    return sum(one.idle_ns for one in seen.cpus if one.cpu in it.cpus)
+
+
+def interrupt_ns(seen: Observation, it: Contention) -> int:
+    """How long they handled interrupts."""
+    return sum(one.interrupt_ns for one in seen.cpus if one.cpu in it.cpus)
+
+
+def for_it(seen: Observation, it: Contention) -> bool:
+    """Whether it is the kernel that it waited for, on CPUs that were idle for as long.
+
+    What it asks of disks and networks is done by interrupts and workers of the kernel on the very
+    CPU that it asks from, while others are idle (measured: four that sync to one disk, 7 % each).
+    """
+    top = main_rival(seen, it)
+    if top is None:
+        kernel = 2 * interrupt_ns(seen, it) >= it.others_used_ns
+    else:
+        kernel = top.kernel and not top.realtime
+    return kernel and idle_ns(seen, it) >= it.by_others_ns
 
 
 def could_go_elsewhere(seen: Observation, it: Contention) -> bool:

@@ -25,10 +25,14 @@ from .observation import (
     contended,
     cores,
     could_go_elsewhere,
+    for_it,
+    idle_ns,
+    interrupt_ns,
     limited,
     main_rival,
     matters,
     stolen,
+    taken,
     wanting,
 )
 
@@ -106,8 +110,8 @@ def judge(seen: Observation) -> Finding:
         return clear(_harmless(seen, it), evidence=evidence.of_threads(seen, it))
     if matters(it, it.by_itself_ns) and _is_squeezed(seen, it):
         return _behind_itself(seen, it)
-    if matters(it, it.by_others_ns):
-        return _behind_others(seen, it)
+    if matters(it, it.by_others_ns) and taken(it):
+        return _of_its_own_work(seen, it) if for_it(seen, it) else _behind_others(seen, it)
     if (kept := stolen(seen, it)) >= LEAST_STEAL:
         return _behind_hypervisor(seen, it, kept)
     if matters(it, it.by_itself_ns):
@@ -147,7 +151,7 @@ def _crowd(seen: Observation, it: Contention, top: Rival | None) -> str:
         alone = top.used_ns * 10 >= it.others_used_ns * 9
         rest = "" if alone else f" (others {cores(it, it.others_used_ns - top.used_ns)})"
         return f"{kind}{top.name}, which used {cores(it, top.used_ns)} cores{rest}"
-    if 2 * _interrupts(seen, it) >= it.others_used_ns:
+    if 2 * interrupt_ns(seen, it) >= it.others_used_ns:
         return f"the machine's interrupts, which {used}"
     who = "somebody who cannot be seen from here, who" if not seen.rivals else "many, who together"
     return f"{who} {used}"
@@ -171,16 +175,23 @@ def _severity(it: Contention, wait_ns: int) -> Severity:
     return Severity.CRITICAL if wait_ns > it.run_ns else Severity.WARNING
 
 
-def _interrupts(seen: Observation, it: Contention) -> int:
-    return sum(one.interrupt_ns for one in seen.cpus if one.cpu in it.cpus)
-
-
 def _waited(it: Contention, wait_ns: int) -> str:
     share = wait_ns / max(it.run_ns + wait_ns, 1)
     busy, whose = ("thread", "its") if it.threads == 1 else ("threads", "their")
     return (
         f"its {it.threads} busy {busy} waited {wait_ns / 1e9:.2f} s in these "
         f"{it.elapsed_ns / 1e9:.1f} s, {share:.0%} of {whose} time, and no quota was the reason"
+    )
+
+
+def _of_its_own_work(seen: Observation, it: Contention) -> Finding:
+    top = main_rival(seen, it)
+    who = "the machine's interrupts" if top is None else top.name
+    idle = idle_ns(seen, it) / (it.elapsed_ns * len(it.cpus))
+    return clear(
+        f"It waits for what the kernel does, {who} above all, which may well be for it: "
+        f"{_waited(it, it.by_others_ns)}; its {len(it.cpus)} CPUs were idle for {idle:.0%} of it.",
+        evidence=evidence.of_threads(seen, it),
     )
 
 
