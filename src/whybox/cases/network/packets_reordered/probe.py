@@ -143,7 +143,7 @@ def judge(seen: Observation) -> Finding:
         return unknown("nothing can be counted in a window of no length: look for a second or more")
     by = gain(seen)
     if by.late >= enough(by.sent) and by.late > REORDERED_SHARE * by.again:
-        return _sender(seen, by)
+        return _sender(seen, by) if _is_felt(by) else _few(by)
     if by.reno >= enough(by.sent) and by.reno > REORDERED_SHARE * by.again:
         return unknown(
             f"{by.reno} times segments seemed to be late, but its partners acknowledge nothing "
@@ -166,6 +166,19 @@ def judge(seen: Observation) -> Finding:
             evidence=(_netstat(f"TCPOFOQueue +{by.early}   TCPDSACKOldSent +{by.twice}"),),
         )
     return _not(by)
+
+
+def _is_felt(by: Gain) -> bool:
+    """A fast connection has dozens in a second, for which nothing is slower."""
+    return by.late_share >= ENOUGH_SHARE or by.in_vain >= enough(by.sent)
+
+
+def _few(by: Gain) -> Finding:
+    return clear(
+        f"Of {by.sent} segments {by.late} were late and not lost, and {by.in_vain} were sent again "
+        "in vain: less than one in a thousand is not felt.",
+        evidence=(_netstat(f"TCPSACKReorder +{by.late}   TCPDSACKRecv +{by.in_vain}"),),
+    )
 
 
 def _sender(seen: Observation, by: Gain) -> Finding:
