@@ -37,23 +37,16 @@ pure: $(VENV)/tested bpf ## tests without a kernel, and the doctests: seconds
 live: $(VENV)/tested compiled bpf packages ## readers, labs and real Docker on this host's kernel (root)
 	$(LIVE) $(PYTEST) -q $(AGAIN) tests/live
 
-# Emulated, a machine is ten times as slow, and uses one CPU and a half: two of them share the work,
+# Emulated, a machine is ten times as slow, and uses one CPU and a half: two of them share the labs,
 # and what is about CPUs runs alone. They run what a kernel decides: the labs, real containers, and
 # of the traces those that stand for the ways of looking. All of these: make traces; anything else:
 # make vm VMTESTS=tests/live
 TRACES := tests/live/test_bpf.py $(filter-out %trouble.py,$(wildcard tests/live/test_trace_*.py))
-DOCKER := tests/live/test_docker_cases.py
-SOME := $(addprefix tests/live/test_,docker_killed_on_stop.py bpf.py trace_signals.py \
-  trace_runqueue.py trace_exec.py)
+DOCKER := tests/live/test_docker_cases.py tests/live/test_docker_killed_on_stop.py
+SOME := $(addprefix tests/live/test_,bpf.py trace_signals.py trace_runqueue.py trace_exec.py)
 LABS := tests/live/test_labs.py
 VM := $(BIN)/python -m vm $(KERNEL) --timeout 3300 --
 INSIDE := python3 -m pytest -q $(AGAIN) --timeout 300
-
-# Tests in two machines at once; what the second says comes when both have ended.
-define both
-	$(VM) $(INSIDE) $(2) > $(VENV)/vm.log 2>&1 & other=$$!; $(VM) $(INSIDE) $(1); \
-	  status=$$?; wait $$other || status=$$?; cat $(VENV)/vm.log; exit $$status
-endef
 
 ifdef VMTESTS
 vm: $(VENV)/tested bpf
@@ -61,9 +54,10 @@ vm: $(VENV)/tested bpf
 else
 vm: $(VENV)/tested bpf ## labs, Docker and traces on another kernel: make vm KERNEL=6.1
 	$(VM) true  # what all need is made once
-	$(call both,$(LABS) -k "storage or network",$(LABS) -k "process or memory or security")
-	$(VM) $(INSIDE) $(LABS) -k cpu
-	$(call both,$(DOCKER),$(SOME))
+	$(VM) $(INSIDE) $(LABS) -k "process or memory or security" > $(VENV)/vm.log 2>&1 & other=$$!; \
+	  $(VM) $(INSIDE) $(LABS) -k "storage or network"; \
+	  status=$$?; wait $$other || status=$$?; cat $(VENV)/vm.log; exit $$status
+	$(VM) sh -c '$(INSIDE) $(LABS) -k cpu && $(INSIDE) $(DOCKER) $(SOME)'
 endif
 
 # One BPF object for all kernels. Ten minutes each, so not a part of make test; make kernels runs
