@@ -137,8 +137,8 @@ def _room(seen: Observation) -> Room | None:
     worst = max(hurting, key=lambda one: one.stopped_usec, default=None)
     if worst is not None and worst.cores is not None:
         return Room(cores=worst.cores, stops=worst)
-    waited = sum(one.wait_ns for one in seen.threads)
-    wanted = waited + sum(one.run_ns for one in seen.threads)
+    waited = _waited_ns(seen)
+    wanted = waited + _ran_ns(seen)
     felt = waited >= max(LEAST_SHARE_OF_WINDOW * seen.elapsed_ns, LEAST_SHARE_OF_WORK * wanted)
     if seen.allowed is None or seen.allowed >= seen.online or not felt:
         return None
@@ -166,10 +166,18 @@ def _is_most(seen: Observation, team: Team) -> bool:
         for one in seen.teams
         if (one.processes, one.leader.runtime) == (team.processes, team.leader.runtime)
     ]
-    ran = sum(one.run_ns for one in seen.threads)
-    wanted = ran + sum(one.wait_ns for one in seen.threads)
-    gone = 0 if team.leader.runtime in COME_AND_GO else max((seen.used_ns or 0) - ran, 0)
-    return 2 * sum(alike) >= wanted + gone
+    there = _ran_ns(seen) + _waited_ns(seen)
+    gone = max((seen.used_ns or 0) - _ran_ns(seen), 0)
+    wanted = there if team.leader.runtime in COME_AND_GO else there + gone
+    return 2 * sum(alike) >= wanted
+
+
+def _ran_ns(seen: Observation) -> int:
+    return sum(one.run_ns for one in seen.threads)
+
+
+def _waited_ns(seen: Observation) -> int:
+    return sum(one.wait_ns for one in seen.threads)
 
 
 def _knows_quotas(room: Room, team: Team) -> bool:
@@ -234,7 +242,7 @@ def _summary(seen: Observation, room: Room, team: Team) -> str:
 
 def _price(seen: Observation, room: Room) -> str:
     if room.stops is None:
-        waited = sum(one.wait_ns for one in seen.threads) / 1e9
+        waited = _waited_ns(seen) / 1e9
         return f"they waited {waited:.2f} s for each other in these {seen.elapsed_ns / 1e9:.1f} s"
     return f"together they were stopped in {room.stops.throttled} of {room.stops.periods} periods"
 

@@ -134,9 +134,10 @@ def idle_ns(seen: Observation, it: Contention) -> int:
     return sum(one.idle_ns for one in seen.cpus if one.cpu in it.cpus)
 
 
-def interrupt_ns(seen: Observation, it: Contention) -> int:
-    """How long they handled interrupts."""
-    return sum(one.interrupt_ns for one in seen.cpus if one.cpu in it.cpus)
+def mostly_interrupts(seen: Observation, it: Contention) -> bool:
+    """Whether interrupts took half of what others used there."""
+    handled = sum(one.interrupt_ns for one in seen.cpus if one.cpu in it.cpus)
+    return 2 * handled >= it.others_used_ns
 
 
 def for_it(seen: Observation, it: Contention) -> bool:
@@ -146,10 +147,7 @@ def for_it(seen: Observation, it: Contention) -> bool:
     CPU that it asks from, while others are idle (measured: four that sync to one disk, 7 % each).
     """
     top = main_rival(seen, it)
-    if top is None:
-        kernel = 2 * interrupt_ns(seen, it) >= it.others_used_ns
-    else:
-        kernel = top.kernel and not top.realtime
+    kernel = mostly_interrupts(seen, it) if top is None else top.kernel and not top.realtime
     return kernel and idle_ns(seen, it) >= it.by_others_ns
 
 

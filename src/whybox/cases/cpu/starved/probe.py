@@ -27,10 +27,10 @@ from .observation import (
     could_go_elsewhere,
     for_it,
     idle_ns,
-    interrupt_ns,
     limited,
     main_rival,
     matters,
+    mostly_interrupts,
     stolen,
     taken,
     wanting,
@@ -151,7 +151,7 @@ def _crowd(seen: Observation, it: Contention, top: Rival | None) -> str:
         alone = top.used_ns * 10 >= it.others_used_ns * 9
         rest = "" if alone else f" (others {cores(it, it.others_used_ns - top.used_ns)})"
         return f"{kind}{top.name}, which used {cores(it, top.used_ns)} cores{rest}"
-    if 2 * interrupt_ns(seen, it) >= it.others_used_ns:
+    if mostly_interrupts(seen, it):
         return f"the machine's interrupts, which {used}"
     who = "somebody who cannot be seen from here, who" if not seen.rivals else "many, who together"
     return f"{who} {used}"
